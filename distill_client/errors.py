@@ -1,0 +1,71 @@
+"""Everything that can stop a run, and the exit code a script sees.
+
+DistillError
+├── ConfigError               exit 2: the key, the value and what is allowed
+├── TeacherError
+│   ├── TeacherRefused        exit 3: a refusal that asking again cannot change
+│   │   └── BudgetExhausted   exit 3: carries granted and spent; the run can be resumed after a grant
+│   ├── TeacherUnavailable    exit 4: no answer after bounded retries; the run can be resumed
+│   └── TeacherProtocolError  exit 5: the answer does not fit the contract
+├── RunStoreError             exit 6: an artefact is missing, torn, or from another configuration
+└── AuditMismatch             exit 7: the two sides do not agree on what was bought
+"""
+
+
+class DistillError(Exception):
+    """Base of every expected failure; its text is meant for the person at the terminal."""
+
+    exit_code = 1
+
+
+class ConfigError(DistillError):
+    """The configuration, or an image set it names, cannot be used."""
+
+    exit_code = 2
+
+
+class TeacherError(DistillError):
+    """The teacher did not answer as hoped."""
+
+    exit_code = 3
+
+
+class TeacherRefused(TeacherError):
+    """The teacher said no, and would say it again."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BudgetExhausted(TeacherRefused):
+    """The key's budget does not cover the request."""
+
+    def __init__(self, message: str, *, granted: int, spent: int) -> None:
+        super().__init__(message, code="budget_exhausted")
+        self.granted = granted
+        self.spent = spent
+
+
+class TeacherUnavailable(TeacherError):
+    """No usable answer within the deadline; every recorded batch can be asked for again at no second charge."""
+
+    exit_code = 4
+
+
+class TeacherProtocolError(TeacherError):
+    """The answer does not fit the contract."""
+
+    exit_code = 5
+
+
+class RunStoreError(DistillError):
+    """The run folder does not hold what it should."""
+
+    exit_code = 6
+
+
+class AuditMismatch(DistillError):
+    """Own rows and the teacher's log differ."""
+
+    exit_code = 7

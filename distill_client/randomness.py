@@ -1,0 +1,20 @@
+"""Explicit randomness: every draw takes a generator made from the run's seed and the stage's name."""
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def _stage_seed(seed: int, stage: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{stage}".encode()).digest()[:8], "little") >> 1
+
+
+def numpy_generator(seed: int, stage: str) -> np.random.Generator:
+    """The NumPy generator of one stage of a run."""
+    return np.random.default_rng(_stage_seed(seed, stage))
+
+
+def torch_generator(seed: int, stage: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The torch generator of one stage of a run."""
+    return torch.Generator(device=device).manual_seed(_stage_seed(seed, stage))

@@ -1,0 +1,1 @@
+"""What teacher and client may both know: the wire, public network architectures and data-set readers."""

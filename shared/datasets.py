@@ -1,0 +1,171 @@
+"""Labelled data sets as uint8 images_nhwc and int64 truth, from the first place that has them.
+
+Looked for in ``$DISTILL_DATA``, then ``../shared/data`` beside the project, then ``./data``, where torchvision's
+download puts them. The layout under each is torchvision's own; CIFAR-10 may also be a zip of lossless WebP sheets.
+"""
+
+import gzip
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Split = Literal["train", "test"]
+
+PROJECT = Path(__file__).resolve().parent.parent
+DOWNLOAD_ROOT = PROJECT / "data"
+
+
+class DatasetUnavailable(RuntimeError):
+    """No place holds the data set, or its files are damaged; the message says where it was looked for."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """images_nhwc uint8 N x H x W x C, truth_n int64 N, and the names that truth indexes."""
+
+    name: str
+    split: Split
+    images_nhwc: NDArray[np.uint8]
+    truth_n: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+
+# fmt: off
+_FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+                    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
+                    "dog", "frog", "horse", "ship", "truck")
+# fmt: on
+_DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
+
+
+def load_dataset(name: str, split: Split) -> Dataset:
+    """Load one split.
+
+    Raises ValueError for an unknown name or split, DatasetUnavailable when its files are nowhere to be had.
+    """
+    if name not in _READERS:
+        raise ValueError(f"data set is {name!r}; allowed are {', '.join(DATASET_NAMES)}")
+    if split not in ("train", "test"):
+        raise ValueError(f"split is {split!r}; allowed are train and test")
+    return _READERS[name](split)
+
+
+def _roots() -> list[Path]:
+    configured = os.environ.get("DISTILL_DATA")
+    return [*([Path(configured)] if configured else []), PROJECT.parent / "shared" / "data", DOWNLOAD_ROOT]
+
+
+def _load_idx(split: Split, *, name: str, folder: str, class_names: tuple[str, ...]) -> Dataset:
+    stem = "train" if split == "train" else "t10k"
+    files = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
+    for root in _roots():
+        raw = root / folder / "raw"
+        if all((raw / file).is_file() or (raw / f"{file}.gz").is_file() for file in files):
+            images, truth = (_read_idx(raw / file) for file in files)
+            if images.ndim != 3 or truth.shape != images.shape[:1]:
+                raise DatasetUnavailable(f"{raw}: {images.shape} images do not match {truth.shape} labels")
+            return Dataset(name, split, images[..., None], truth.astype(np.int64), class_names)
+    return _download(name, split, class_names)
+
+
+def _read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes (Y. LeCun's format), gzipped or not."""
+    try:
+        zipped = path.with_name(path.name + ".gz")
+        content = gzip.decompress(zipped.read_bytes()) if zipped.is_file() else path.read_bytes()
+        if content[:3] != b"\0\0\x08":
+            raise ValueError("not an IDX file of unsigned bytes")
+        shape = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error, IndexError) as error:
+        raise DatasetUnavailable(f"{path} is damaged: {error}") from error
+
+
+def _load_cifar10(split: Split) -> Dataset:
+    for root in _roots():
+        archive = root / f"cifar10-{split}.zip"
+        if archive.is_file():
+            return Dataset("cifar10", split, *_read_sheets(archive, height=32, width=32), _CIFAR10_CLASSES)
+    return _download("cifar10", split, _CIFAR10_CLASSES)
+
+
+def _read_sheets(path: Path, *, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Cut each sheet in ``images/``, in name order, into tiles row by row; the last may end in empty tiles."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            truth = np.load(io.BytesIO(archive.read("labels.npy")), allow_pickle=False).astype(np.int64)
+            tiles = []
+            for member in sorted(name for name in archive.namelist() if name.startswith("images/")):
+                with Image.open(io.BytesIO(archive.read(member))) as image:
+                    sheet = np.asarray(image.convert("RGB"))
+                rows, columns = sheet.shape[0] // height, sheet.shape[1] // width
+                grid = sheet.reshape(rows, height, columns, width, 3)
+                tiles.append(grid.swapaxes(1, 2).reshape(-1, height, width, 3))
+        return np.concatenate(tiles)[: len(truth)], truth
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DatasetUnavailable(f"{path} is damaged: {error}") from error
+
+
+def _download(name: str, split: Split, class_names: tuple[str, ...]) -> Dataset:
+    from torchvision import datasets as published
+
+    constructors = {
+        "fashion-mnist": published.FashionMNIST,
+        "mnist": published.MNIST,
+        "cifar10": published.CIFAR10,
+    }
+    try:
+        data = constructors[name](root=DOWNLOAD_ROOT, train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        places = ", ".join(str(root) for root in _roots())
+        raise DatasetUnavailable(
+            f"data set {name} is in none of {places} and cannot be downloaded ({error}); "
+            "set DISTILL_DATA to a folder that holds it"
+        ) from error
+    images = np.asarray(data.data, dtype=np.uint8)
+    images = images if images.ndim == 4 else images[..., None]
+    return Dataset(name, split, images, np.asarray(data.targets, dtype=np.int64), class_names)
+
+
+def _load_digits(split: Split) -> Dataset:
+    """scikit-learn's bundled digits (UCI optical recognition test set), enlarged from 8x8 to 28x28.
+
+    It has no published split: every fourth image, in the file's order, is test (450 of 1,797).
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DatasetUnavailable(
+            "data set digits needs scikit-learn: pip install 'blackbox-distillation[digits]'"
+        ) from error
+
+    bunch = load_digits()
+    small = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    large = np.stack(
+        [np.asarray(Image.fromarray(image).resize((28, 28), Image.Resampling.BILINEAR)) for image in small]
+    )
+    chosen = (np.arange(len(large)) % 4 == 0) == (split == "test")
+    truth = bunch.target.astype(np.int64)
+    return Dataset("digits", split, large[chosen][..., None], truth[chosen], _DIGIT_CLASSES)
+
+
+_READERS: dict[str, Callable[[Split], Dataset]] = {
+    "fashion-mnist": partial(
+        _load_idx, name="fashion-mnist", folder="FashionMNIST", class_names=_FASHION_CLASSES
+    ),
+    "mnist": partial(_load_idx, name="mnist", folder="MNIST", class_names=_DIGIT_CLASSES),
+    "cifar10": _load_cifar10,
+    "digits": _load_digits,
+}
+DATASET_NAMES = tuple(_READERS)

@@ -1,0 +1,169 @@
+"""What each endpoint takes and gives, as pydantic models that both sides import."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+IDEMPOTENCY_KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
+PROBABILITY_DECIMALS = 6
+
+# The headers that carry what JSON would, when the answer is asked for as application/x-npy.
+HEADER_TEACHER = "Teacher-Name"
+HEADER_VERSION = "Teacher-Version"
+HEADER_DISCLOSURE = "Teacher-Disclosure"
+HEADER_CHARGED = "Images-Charged"
+HEADER_SPENT = "Images-Spent"
+HEADER_REMAINING = "Images-Remaining"
+HEADER_EVENT_SEQUENCE = "Event-Sequence"
+HEADER_EVENT_HASH = "Event-Hash"
+HEADER_REQUEST_ID = "Request-Id"
+HEADER_IDEMPOTENCY_KEY = "Idempotency-Key"
+HEADER_REPLAYED = "Idempotency-Replayed"
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class WireModel(BaseModel):
+    """Immutable; unknown fields are ignored so that a newer server can add some."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+@dataclass(frozen=True)
+class Disclosure:
+    """What a key may see of an answer: ``probabilities``, ``top-k:K`` or ``label``."""
+
+    kind: Literal["probabilities", "top-k", "label"]
+    k: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the form used on the wire and the command line; raises ValueError that says what is allowed."""
+        if text == "probabilities":
+            return cls("probabilities")
+        if text == "label":
+            return cls("label")
+        if match := re.fullmatch(r"top-k:([1-9][0-9]{0,4})", text):
+            return cls("top-k", int(match[1]))
+        raise ValueError(f"disclosure is {text!r}; allowed are probabilities, top-k:K (K >= 1) and label")
+
+    def __str__(self) -> str:
+        return f"top-k:{self.k}" if self.kind == "top-k" else self.kind
+
+
+class InputSpec(WireModel):
+    """A teacher's input: uint8 images of exactly this shape."""
+
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+    channels: Literal[1, 3]
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+
+
+class Usage(WireModel):
+    """A key's budget in images."""
+
+    granted: int = Field(ge=0)
+    spent: int = Field(ge=0)
+    remaining: int = Field(ge=0)
+
+
+class TeacherCard(WireModel):
+    """What a key's holder may know of a teacher; never its network or weights."""
+
+    name: str
+    version: str
+    classes: list[str]
+    input: InputSpec
+    preprocessing: str
+    images_per_request_max: int
+    body_bytes_max: int
+    test_accuracy: float | None = Field(None, description="fraction, as measured by the owner")
+    test_dataset: str | None = None
+    disclosure: str
+    budget: Usage
+
+
+class TeacherList(WireModel):
+    """Every teacher of a server."""
+
+    teachers: list[TeacherCard]
+
+
+class Event(WireModel):
+    """One link of a key's chain: integers and strings only, empty strings where a field does not apply."""
+
+    sequence: int
+    previous_hash: Digest
+    kind: Literal["create", "grant", "revoke", "answer"]
+    at: str = Field(description="UTC, RFC 3339 with microseconds")
+    key_name: str
+    teacher: str
+    version: str
+    images: int
+    input_digest: str
+    answer_digest: str
+    disclosure: str
+    idempotency_key: str
+    spent: int = Field(description="images spent after this event")
+    granted: int = Field(description="images granted after this event")
+    hash: Digest
+
+
+class EventReference(WireModel):
+    """Which event an answer was charged by."""
+
+    sequence: int
+    hash: Digest
+
+
+class TopClass(WireModel):
+    """One entry of a top-k answer."""
+
+    label: int
+    probability: float
+
+
+class LabelsAnswer(WireModel):
+    """The answer to one batch: exactly one of ``probabilities``, ``top_k`` and ``labels`` is given."""
+
+    request_id: str
+    teacher: str
+    version: str
+    probabilities: list[list[float]] | None = None
+    top_k: list[list[TopClass]] | None = None
+    labels: list[int] | None = None
+    charged: int
+    spent: int
+    remaining: int
+    event: EventReference
+
+
+class EventsPage(WireModel):
+    """Part of a key's own history, oldest first; ask again with ``after=next_after`` until it is null."""
+
+    key_name: str
+    events: list[Event]
+    next_after: int | None
+
+
+class Health(WireModel):
+    """The answer of ``/healthz`` and ``/readyz``."""
+
+    status: Literal["ok"]
+
+
+class Problem(WireModel):
+    """An error, RFC 9457; further members depend on ``code`` (``granted``, ``spent``, ``asked``, ``index``...)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
