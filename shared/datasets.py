@@ -161,9 +161,7 @@ def _load_digits(split: Split) -> Dataset:
 
 
 _READERS: dict[str, Callable[[Split], Dataset]] = {
-    "fashion-mnist": partial(
-        _load_idx, name="fashion-mnist", folder="FashionMNIST", class_names=_FASHION_CLASSES
-    ),
+    "fashion-mnist": partial(_load_idx, name="fashion-mnist", folder="FashionMNIST", class_names=_FASHION_CLASSES),
     "mnist": partial(_load_idx, name="mnist", folder="MNIST", class_names=_DIGIT_CLASSES),
     "cifar10": _load_cifar10,
     "digits": _load_digits,

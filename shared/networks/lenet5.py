@@ -18,9 +18,7 @@ class LeNet5(nn.Module):
         self.dense2 = nn.Linear(120, 84)
         self.logits = nn.Linear(84, classes)
         for layer in (self.conv1, self.conv2, self.dense1, self.dense2, self.logits):
-            nn.init.xavier_uniform_(
-                layer.weight
-            )  # Keras' default, which the published figures were made with
+            nn.init.xavier_uniform_(layer.weight)  # Keras' default, which the published figures were made with
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 

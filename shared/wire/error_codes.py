@@ -52,23 +52,15 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.BODY_INCOMPLETE: ErrorKind(400, True, "The body ended before it was complete"),
     ErrorCode.BODY_TOO_LARGE: ErrorKind(413, False, "The body is larger than this server reads"),
     ErrorCode.TOO_MANY_IMAGES: ErrorKind(413, False, "More images than one request may carry"),
-    ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorKind(
-        415, False, "The body has a media type this address cannot read"
-    ),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorKind(415, False, "The body has a media type this address cannot read"),
     ErrorCode.INVALID_REQUEST: ErrorKind(422, False, "A field of the request is not valid"),
     ErrorCode.INVALID_IMAGES: ErrorKind(422, False, "The images cannot be read as this teacher's input"),
     ErrorCode.INVALID_IDEMPOTENCY_KEY: ErrorKind(422, False, "The Idempotency-Key is not usable"),
-    ErrorCode.IDEMPOTENCY_KEY_REUSED: ErrorKind(
-        422, False, "This Idempotency-Key was used for another request"
-    ),
+    ErrorCode.IDEMPOTENCY_KEY_REUSED: ErrorKind(422, False, "This Idempotency-Key was used for another request"),
     ErrorCode.OVERLOADED: ErrorKind(503, True, "The server is busy; ask again shortly"),
-    ErrorCode.LEDGER_UNAVAILABLE: ErrorKind(
-        503, True, "The ledger cannot be written, so nothing is answered"
-    ),
+    ErrorCode.LEDGER_UNAVAILABLE: ErrorKind(503, True, "The ledger cannot be written, so nothing is answered"),
     ErrorCode.NOT_READY: ErrorKind(503, True, "The server is not ready to answer"),
-    ErrorCode.INTERNAL: ErrorKind(
-        500, True, "The server failed; nothing was charged unless a replay says so"
-    ),
+    ErrorCode.INTERNAL: ErrorKind(500, True, "The server failed; nothing was charged unless a replay says so"),
 }
 
 

@@ -47,9 +47,7 @@ def decode_npy(body: bytes) -> NDArray[np.generic]:
             raise InvalidImages(f"npy format version {version[0]}.{version[1]} is not read; write 1.0 or 2.0")
     except InvalidImages:
         raise
-    except (
-        Exception
-    ) as error:  # numpy raises ValueError, SyntaxError, TypeError and others on hostile headers
+    except Exception as error:  # numpy raises ValueError, SyntaxError, TypeError and others on hostile headers
         raise InvalidImages("the body is not a .npy file: its header cannot be read") from error
     if dtype.hasobject or dtype.kind not in "uif":
         raise InvalidImages(f"dtype {dtype} holds objects or is not numeric; pickled arrays are never read")
@@ -57,9 +55,7 @@ def decode_npy(body: bytes) -> NDArray[np.generic]:
         raise InvalidImages("the array is in Fortran order; send C order (numpy.ascontiguousarray)")
     announced, present = math.prod(shape) * dtype.itemsize, len(body) - stream.tell()
     if any(extent < 0 for extent in shape) or announced != present:
-        raise InvalidImages(
-            f"shape {shape} of {dtype} needs {announced} bytes of data, the body holds {present}"
-        )
+        raise InvalidImages(f"shape {shape} of {dtype} needs {announced} bytes of data, the body holds {present}")
     return np.frombuffer(body, dtype=dtype, offset=stream.tell()).reshape(shape)
 
 

@@ -35,9 +35,7 @@ def chain_faults(events: Sequence[Event], *, after: Event | None = None) -> list
     sequence, previous_hash = (after.sequence, after.hash) if after else (0, GENESIS_HASH)
     for event in events:
         if event.sequence != sequence + 1:
-            faults.append(
-                f"event {event.sequence} follows event {sequence}: one is missing, repeated or moved"
-            )
+            faults.append(f"event {event.sequence} follows event {sequence}: one is missing, repeated or moved")
         if event.previous_hash != previous_hash:
             faults.append(f"event {event.sequence} does not continue the hash of the event before it")
         if event.hash != event_hash(event):
