@@ -1,0 +1,1 @@
+"""Keys, budgets, events and their chain: the only SQL of the server."""

@@ -1,0 +1,40 @@
+"""What the rest of the server asks of the ledger, in one object that is handed around."""
+
+from shared.wire.contracts import Event
+from teacher_server.ledger import charging
+from teacher_server.ledger.chain import read_events
+from teacher_server.ledger.charging import Answered, Computed, Question
+from teacher_server.ledger.database import Database
+from teacher_server.ledger.keys import Key, authenticate
+
+
+class Ledger:
+    """Keys, charges and histories of one database; every method may be called from any thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def authenticate(self, secret: str) -> Key:
+        """See ``keys.authenticate``."""
+        return authenticate(self._database, secret)
+
+    def find_answer(self, question: Question) -> Answered | None:
+        """See ``charging.find_answer``."""
+        return charging.find_answer(self._database, question)
+
+    def charge(self, question: Question, computed: Computed, *, request_id: str) -> Answered:
+        """See ``charging.charge``."""
+        return charging.charge(self._database, question, computed, request_id=request_id)
+
+    def history(self, key: Key, *, after: int, limit: int) -> list[Event]:
+        """One key's events with a sequence greater than ``after``, oldest first."""
+        with self._database.reading() as connection:
+            return read_events(connection, key.id, after=after, limit=limit)
+
+    def check_writable(self) -> None:
+        """Raise Refusal(ledger_unavailable) when no write transaction can be begun."""
+        self._database.check_writable()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
