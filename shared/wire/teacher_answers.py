@@ -9,6 +9,7 @@ gives it away.
 import io
 import os
 import re
+import struct
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def read_teacher_answers(path: Path) -> TeacherAnswers:
         return TeacherAnswers(**strings, probabilities_nk=probabilities_nk.astype(np.float32, copy=False))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error) as error:
         raise ValueError(f"{path}: not a whole .npz file: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -92,7 +93,7 @@ def _member_names(archive: zipfile.ZipFile) -> list[str]:
 def _read_member(archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
     stream = io.BytesIO(archive.read(f"{name}.npy"))
     try:
-        array: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False, max_header_size=1000)
+        array: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:  # numpy raises ValueError, SyntaxError, MemoryError and others on hostile headers
         raise ValueError(f"{name} is not a whole array of plain values: {error}") from error
     return array

@@ -1,0 +1,207 @@
+"""A teacher bundle: a folder with ``teacher.toml`` and its safetensors weights, and the checks before either is used.
+
+Every way a bundle can be damaged is a BundleError whose text names the file and the field, the value found and what
+is allowed, because the person who reads it is starting a server and has nothing else to go by.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import tomli_w
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from torch import nn
+
+from shared.networks import create_network
+from teacher_server.teachers.manifest import BundleManifest, WeightsTable
+
+MANIFEST_FILE = "teacher.toml"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be served; the text names the file, the field, the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest is valid and whose weights file has the announced SHA-256."""
+
+    manifest: BundleManifest
+    folder: Path
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights lie."""
+        return self.folder / self.manifest.weights.file
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle without building its network; raises BundleError."""
+    bundle = Bundle(_read_manifest(folder / MANIFEST_FILE), folder)
+    _read_weights(bundle)
+    return bundle
+
+
+def load_network(bundle: Bundle, device: torch.device | str = "cpu") -> nn.Module:
+    """Build the bundle's network in eval mode on ``device`` (float32 images_nchw to logits_nk).
+
+    The weights are read, compared with their SHA-256 and parsed from the same bytes, so a file that is exchanged
+    after ``load_bundle`` is noticed. Raises BundleError, ValueError for a device this machine does not have.
+    """
+    target = choose_device(device)
+    manifest = bundle.manifest
+    try:
+        network = create_network(
+            manifest.network.name,
+            height=manifest.input.height,
+            width=manifest.input.width,
+            channels=manifest.input.channels,
+            classes=len(manifest.classes),
+        )
+    except ValueError as error:
+        raise BundleError(f"{bundle.folder / MANIFEST_FILE}: network.name, input: {error}") from error
+    try:
+        tensors = safetensors.torch.load(_read_weights(bundle))
+    except SafetensorError as error:
+        raise BundleError(f"{bundle.weights_path}: weights: not a whole safetensors file ({error})") from error
+    _require_tensors(bundle, tensors, network.state_dict())
+    network.load_state_dict(tensors)
+    return network.eval().to(target, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def choose_device(name: torch.device | str) -> torch.device:
+    """Return the device of that name; raises ValueError when it is unknown here, saying what is allowed."""
+    present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if str(name) == "cuda" and len(present) > 1:
+        return torch.device("cuda")
+    if str(name) not in present:
+        allowed = ", ".join(["cpu", "cuda", *present[1:]] if len(present) > 1 else present)
+        raise ValueError(f"device is {str(name)!r}; allowed on this machine are: {allowed}")
+    return torch.device(name)
+
+
+def serialise_weights(network: nn.Module) -> tuple[bytes, WeightsTable]:
+    """The network's tensors as safetensors bytes, and the manifest's table that describes them."""
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    )
+    return content, WeightsTable(file=WEIGHTS_FILE, sha256=hashlib.sha256(content).hexdigest())
+
+
+def require_absent(folder: Path) -> None:
+    """Raise BundleError when ``folder`` exists; a bundle is never overwritten unless asked for."""
+    if folder.exists():
+        raise BundleError(f"{folder}: already exists; choose another folder or ask for it to be overwritten")
+
+
+def write_bundle(folder: Path, manifest: BundleManifest, weights: bytes, *, overwrite: bool = False) -> Bundle:
+    """Write a bundle so that ``folder`` holds all of it or is as it was; returns it as loaded back.
+
+    Raises BundleError when ``folder`` exists and ``overwrite`` is false, or when what is to be written could not be
+    loaded again.
+    """
+    if not overwrite:
+        require_absent(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        fields = manifest.model_dump(mode="json", exclude_none=True)
+        _write_durably(draft / manifest.weights.file, weights)
+        _write_durably(draft / MANIFEST_FILE, tomli_w.dumps(fields).encode())
+        load_network(load_bundle(draft))
+        draft.chmod(0o755)  # mkdtemp's folders are their maker's alone
+        _put_in_place(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return load_bundle(folder)
+
+
+def _read_manifest(path: Path) -> BundleManifest:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read ({error.strerror}); a bundle is a folder with this file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: not a TOML file: {error}") from error
+    try:
+        return BundleManifest.model_validate(content)
+    except ValidationError as error:
+        raise BundleError(f"{path}: " + "; ".join(_faults(error))) from error
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = []
+    for fault in error.errors():
+        field = ".".join(str(part) for part in fault["loc"]) or "the file"
+        given = (
+            "" if fault["type"] == "missing" or isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
+        )
+        faults.append(f"{field}: {fault['msg']}{given}")
+    return faults
+
+
+def _read_weights(bundle: Bundle) -> bytes:
+    path, announced = bundle.weights_path, bundle.manifest.weights.sha256
+    if not path.is_file():
+        raise BundleError(f"{path}: not a file, but weights.file in {MANIFEST_FILE} names it")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != announced:
+        raise BundleError(f"{path}: has SHA-256 {found}, but weights.sha256 in {MANIFEST_FILE} is {announced}")
+    return content
+
+
+def _require_tensors(bundle: Bundle, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Compare names, shapes, dtypes and finiteness; raises BundleError naming every tensor at fault."""
+    faults = [f"{name} is missing" for name in wanted if name not in found]
+    faults += [f"{name} is not a tensor of the network" for name in found if name not in wanted]
+    for name in wanted.keys() & found.keys():
+        have, want = found[name], wanted[name]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            faults.append(f"{name} is {have.dtype} {tuple(have.shape)}, allowed is {want.dtype} {tuple(want.shape)}")
+        elif not torch.isfinite(have).all():
+            faults.append(f"{name} holds NaN or infinite values")
+    if faults:
+        manifest = bundle.manifest
+        network = f"{manifest.network.name} with {len(manifest.classes)} classes"
+        raise BundleError(f"{bundle.weights_path}: does not fit network.name {network}: {'; '.join(sorted(faults))}")
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Rename ``draft`` to ``folder``; a folder that was there steps aside first, and back if the rename fails."""
+    aside = draft.with_name(f"{draft.name}.old")
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        draft.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)

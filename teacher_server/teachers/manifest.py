@@ -1,0 +1,110 @@
+"""What ``teacher.toml`` holds: its tables, their fields and bounds. A misspelt field is an error."""
+
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from shared.networks import NETWORKS
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("only printable characters are allowed")
+    return text
+
+
+def _plain_file_name(name: str) -> str:
+    if name in (".", "..") or "/" in name or "\\" in name:
+        raise ValueError("a plain file name inside the bundle is allowed, no path")
+    return name
+
+
+def _known_network(name: str) -> str:
+    if name not in NETWORKS:
+        raise ValueError(f"allowed are {', '.join(NETWORKS)}")
+    return name
+
+
+Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+
+
+class _Table(BaseModel):
+    """Frozen; a misspelt field is an error, and ``"28"`` is not a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class InputTable(_Table):
+    """The images a teacher takes; mean and std per channel, of pixels scaled to 0..1."""
+
+    height: Pixels
+    width: Pixels
+    channels: Literal[1, 3]
+    mean: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(strict=False)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _one_per_channel(self) -> Self:
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{field} has {len(values)} values; one per channel is allowed, {self.channels}")
+        return self
+
+
+class NetworkTable(_Table):
+    """Which published architecture the weights belong to."""
+
+    name: Annotated[str, AfterValidator(_known_network)]
+
+
+class WeightsTable(_Table):
+    """The weights file beside the manifest, and the SHA-256 of its bytes in hex."""
+
+    file: Annotated[Text, AfterValidator(_plain_file_name)]
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class MeasuredTable(_Table):
+    """How good the teacher is, as its owner measured it; test_accuracy is a fraction."""
+
+    test_accuracy: float = Field(ge=0, le=1)
+    test_dataset: Text
+    test_images: int = Field(ge=1)
+
+
+class TrainingTable(_Table):
+    """How the weights came to be; for people, nothing is computed from it."""
+
+    command: Text
+    seed: int
+    device: Text
+    threads: int = Field(ge=1, description="torch threads; the same seed on another number gives other last digits")
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    seconds: float = Field(ge=0)
+    versions: dict[Text, Text]
+
+
+class BundleManifest(_Table):
+    """The content of ``teacher.toml``."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    version: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+    classes: Annotated[tuple[Text, ...], Field(min_length=2, max_length=10_000, strict=False)]
+    input: InputTable
+    network: NetworkTable
+    weights: WeightsTable
+    measured: MeasuredTable
+    training: TrainingTable | None = None
+
+    @model_validator(mode="after")
+    def _distinct_classes(self) -> Self:
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise ValueError(f"classes names {twice} more than once; each class is allowed once")
+        return self

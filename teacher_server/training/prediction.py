@@ -1,0 +1,31 @@
+"""The owner's offline way to write a teacher's answers on a test split; nothing on the network does this."""
+
+from shared.datasets import Split, load_dataset
+from shared.wire.images import batch_digest, image_digests
+from shared.wire.teacher_answers import TeacherAnswers
+from teacher_server.teachers.bundle import Bundle
+from teacher_server.teachers.classifier import TorchClassifier
+
+
+def predict_split(bundle: Bundle, dataset_name: str, split: Split, device: str = "cpu") -> TeacherAnswers:
+    """The teacher's answers on every image of a split, in order; write them with ``write_teacher_answers``.
+
+    Raises ValueError for an unknown data set, split or device and for images that are not the teacher's input,
+    DatasetUnavailable, BundleError.
+    """
+    dataset = load_dataset(dataset_name, split)
+    spec = bundle.manifest.input
+    wanted = (spec.height, spec.width, spec.channels)
+    if dataset.images_nhwc.shape[1:] != wanted:
+        found = " x ".join(str(side) for side in dataset.images_nhwc.shape[1:])
+        raise ValueError(
+            f"data set {dataset_name} has images of {found}; teacher {bundle.manifest.name} takes {wanted}"
+        )
+    return TeacherAnswers(
+        teacher=bundle.manifest.name,
+        version=bundle.manifest.version,
+        dataset=dataset.name,
+        split=split,
+        images_digest=batch_digest(image_digests(dataset.images_nhwc)),
+        probabilities_nk=TorchClassifier(bundle, device).probabilities(dataset.images_nhwc),
+    )
