@@ -66,4 +66,4 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
 
 def problem_type(code: ErrorCode) -> str:
     """The ``type`` URI of a problem; relative, so that it resolves against the server's own documentation."""
-    return f"/docs/errors#{code.value}"
+    return f"/docs#{code.value}"

@@ -115,7 +115,7 @@ def _unavailable_on_failure() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        detail = "the ledger cannot be used right now; ask again with the same Idempotency-Key, which is charged at most once"
+        detail = "the ledger cannot be used now; ask again with the same Idempotency-Key: it is charged at most once"
         raise Refusal(ErrorCode.LEDGER_UNAVAILABLE, detail) from error
 
 

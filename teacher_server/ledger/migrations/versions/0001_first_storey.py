@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.Column("at", sa.String(32), nullable=False),
         sa.Column("key_name", sa.String(64), nullable=False),
         sa.Column("teacher", sa.String(64), nullable=False),
-        sa.Column("version", sa.String(64), nullable=False),
+        sa.Column("version", sa.String(200), nullable=False),
         sa.Column("images", sa.BigInteger, nullable=False),
         sa.Column("input_digest", sa.String(64), nullable=False),
         sa.Column("answer_digest", sa.String(64), nullable=False),

@@ -1,0 +1,96 @@
+"""Reading a label request's body: bounded while it is read, never more than asked for."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import anyio
+from fastapi import Request
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from shared.wire.error_codes import ErrorCode
+from shared.wire.images import NPY_MEDIA_TYPE
+from teacher_server.decoding import Body, ImageFilesBody, NpyBody
+from teacher_server.errors import Refusal
+from teacher_server.settings import TeacherSettings
+
+MULTIPART_MEDIA_TYPE = "multipart/form-data"
+FILES_FIELD = "images"
+
+
+async def read_body(request: Request, settings: TeacherSettings) -> Body:
+    """Read and parse the body.
+
+    Raises Refusal: unsupported_media_type, body_too_large (from Content-Length, before a byte is read, or while
+    reading), body_incomplete (too slow), invalid_request, too_many_images.
+    """
+    request.state.body_was_read = False
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in (NPY_MEDIA_TYPE, MULTIPART_MEDIA_TYPE):
+        raise Refusal(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+            f"Content-Type is {media_type!r}; allowed are {NPY_MEDIA_TYPE} and {MULTIPART_MEDIA_TYPE}",
+        )
+    chunks = _bounded_chunks(request, settings.body_bytes_max)
+    try:
+        with anyio.fail_after(settings.body_timeout_s):
+            if media_type == NPY_MEDIA_TYPE:
+                body: Body = NpyBody(b"".join([chunk async for chunk in chunks]))
+            else:
+                body = await _read_files(request, chunks, settings)
+    except TimeoutError as error:
+        raise Refusal(
+            ErrorCode.BODY_INCOMPLETE, f"the body did not arrive within {settings.body_timeout_s:g} seconds"
+        ) from error
+    request.state.body_was_read = True
+    return body
+
+
+async def _bounded_chunks(request: Request, body_bytes_max: int) -> AsyncIterator[bytes]:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > body_bytes_max:
+        raise _too_large(announced, body_bytes_max)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > body_bytes_max:
+            raise _too_large(f"more than {received}", body_bytes_max)
+        yield chunk
+
+
+def _too_large(found: str, body_bytes_max: int) -> Refusal:
+    return Refusal(
+        ErrorCode.BODY_TOO_LARGE,
+        f"the body has {found} bytes; allowed are {body_bytes_max}",
+        body_bytes_max=body_bytes_max,
+    )
+
+
+async def _read_files(request: Request, chunks: AsyncIterator[bytes], settings: TeacherSettings) -> ImageFilesBody:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks:
+            yield chunk
+        yield b""  # the parser takes this for the end
+
+    # One more than allowed, so that the count is refused with its own code and not as a malformed form.
+    parser = MultiPartParser(request.headers, stream(), max_files=settings.images_per_request_max + 1, max_fields=16)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        too_many = "Too many files" in str(error)
+        code = ErrorCode.TOO_MANY_IMAGES if too_many else ErrorCode.INVALID_REQUEST
+        raise Refusal(code, f"multipart form: {getattr(error, 'message', 'no boundary')}") from error
+    try:
+        fields = sorted({name for name, _ in form.multi_items() if name != FILES_FIELD})
+        if fields:
+            raise Refusal(
+                ErrorCode.INVALID_REQUEST,
+                f"form field {fields[0]!r} is not known; send image files as `{FILES_FIELD}`",
+            )
+        files = form.getlist(FILES_FIELD)
+        if any(isinstance(file, str) for file in files):
+            raise Refusal(
+                ErrorCode.INVALID_REQUEST,
+                f"`{FILES_FIELD}` holds text; it takes image files, as in curl -F {FILES_FIELD}=@picture.png",
+            )
+        return ImageFilesBody(tuple([await file.read() for file in files if not isinstance(file, str)]))
+    finally:
+        await form.close()

@@ -1,0 +1,22 @@
+"""GET /healthz (the process answers) and /readyz (teachers are warm and the ledger can be written)."""
+
+import anyio.to_thread
+from fastapi import APIRouter
+
+from shared.wire.contracts import Health
+from teacher_server.api.context import CurrentServer
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="Is the process alive?")
+async def healthz() -> Health:
+    """Asks nothing of the model or the ledger."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", summary="Can a label request be answered now?")
+async def readyz(server: CurrentServer) -> Health:
+    """503 with `ledger_unavailable` when the ledger cannot be written. Teachers are warm before the port opens."""
+    await anyio.to_thread.run_sync(server.ledger.check_writable)
+    return Health(status="ok")

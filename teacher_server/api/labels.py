@@ -1,0 +1,147 @@
+"""POST /v1/teachers/{name}/labels: a batch of images in, a charged answer out."""
+
+import json
+import re
+import uuid
+from typing import Annotated, Any
+
+import anyio.to_thread
+import numpy as np
+from fastapi import APIRouter, Header, Request, Response
+
+from shared.wire import contracts
+from shared.wire.contracts import PROBABILITY_DECIMALS, EventReference, LabelsAnswer
+from shared.wire.error_codes import ErrorCode
+from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
+from teacher_server.api.body import FILES_FIELD, MULTIPART_MEDIA_TYPE, read_body
+from teacher_server.api.context import Caller, CurrentServer
+from teacher_server.errors import Refusal
+from teacher_server.labelling import LabelRequest
+from teacher_server.ledger.charging import Answered
+
+router = APIRouter(tags=["labels"])
+
+_REQUEST_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        NPY_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
+        MULTIPART_MEDIA_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": [FILES_FIELD],
+                "properties": {FILES_FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        },
+    },
+}
+
+
+@router.post(
+    "/v1/teachers/{name}/labels",
+    summary="Buy the teacher's answer to a batch of images",
+    response_model=LabelsAnswer,
+    openapi_extra={"requestBody": _REQUEST_BODY},
+)
+async def buy_labels(
+    name: str,
+    request: Request,
+    key: Caller,
+    server: CurrentServer,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    accept: Annotated[str, Header()] = "*/*",
+) -> Response:
+    """Body: one `.npy` file (uint8, N x H x W x C), or image files in the form field `images`.
+
+    The batch is answered whole or refused whole; every image is charged. A request repeated under the same
+    `Idempotency-Key` gets the same answer and is charged once. With `Accept: application/x-npy` the answer is the
+    array alone (float32 N x K, NaN where not disclosed; int64 N for labels) and the rest stands in headers.
+    """
+    request.state.body_was_read = False
+    as_npy = _wants_npy(accept)
+    idempotency_key = _require_idempotency_key(idempotency_key)
+    server.labelling.teacher(name)  # an unknown teacher is refused before the body is read
+    with server.admission.request():
+        body = await read_body(request, server.settings)
+        label_request = LabelRequest(key, name, body, idempotency_key, request.state.request_id)
+        answered = await anyio.to_thread.run_sync(
+            server.labelling.answer, label_request, limiter=server.answering_threads
+        )
+    return _npy_response(answered) if as_npy else _json_response(answered)
+
+
+def _wants_npy(accept: str) -> bool:
+    offered = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    if NPY_MEDIA_TYPE in offered:
+        return True
+    if offered & {"*/*", "application/*", "application/json", ""}:
+        return False
+    raise Refusal(
+        ErrorCode.NOT_ACCEPTABLE, f"Accept is {accept!r}; allowed are application/json and {NPY_MEDIA_TYPE}"
+    )
+
+
+def _require_idempotency_key(given: str | None) -> str:
+    if given is None:
+        return uuid.uuid4().hex
+    if not re.fullmatch(contracts.IDEMPOTENCY_KEY_PATTERN, given):
+        raise Refusal(
+            ErrorCode.INVALID_IDEMPOTENCY_KEY,
+            f"Idempotency-Key is {given[:80]!r}; allowed are 1 to 255 printable ASCII characters without spaces",
+        )
+    return given
+
+
+def _headers(answered: Answered) -> dict[str, str]:
+    event = answered.event
+    return {
+        contracts.HEADER_REQUEST_ID: answered.request_id,
+        contracts.HEADER_IDEMPOTENCY_KEY: event.idempotency_key,
+        contracts.HEADER_REPLAYED: str(answered.is_replay).lower(),
+        contracts.HEADER_TEACHER: event.teacher,
+        contracts.HEADER_VERSION: event.version,
+        contracts.HEADER_DISCLOSURE: event.disclosure,
+        contracts.HEADER_CHARGED: str(event.images),
+        contracts.HEADER_SPENT: str(event.spent),
+        contracts.HEADER_REMAINING: str(answered.remaining),
+        contracts.HEADER_EVENT_SEQUENCE: str(event.sequence),
+        contracts.HEADER_EVENT_HASH: event.hash,
+    }
+
+
+def _npy_response(answered: Answered) -> Response:
+    return Response(encode_npy(answered.disclosed), media_type=NPY_MEDIA_TYPE, headers=_headers(answered))
+
+
+def _json_response(answered: Answered) -> Response:
+    """Rendered from what is stored and nothing else, so that a replay is the same byte for byte."""
+    event = answered.event
+    content: dict[str, Any] = {
+        "request_id": answered.request_id,
+        "teacher": event.teacher,
+        "version": event.version,
+        **_disclosed_json(answered),
+        "charged": event.images,
+        "spent": event.spent,
+        "remaining": answered.remaining,
+        "event": EventReference(sequence=event.sequence, hash=event.hash).model_dump(),
+    }
+    return Response(
+        json.dumps(content, separators=(",", ":")), media_type="application/json", headers=_headers(answered)
+    )
+
+
+def _disclosed_json(answered: Answered) -> dict[str, Any]:
+    values = answered.disclosed
+    if values.dtype.kind == "i":
+        return {"labels": values.tolist()}
+    # float32 holds 6 decimals exactly enough: rounding its float64 value gives back the decimal that was meant.
+    rounded_nk = np.round(values.astype(np.float64), PROBABILITY_DECIMALS)
+    if answered.event.disclosure.startswith("top-k"):
+        return {"top_k": [_top_k_json(row) for row in rounded_nk]}
+    return {"probabilities": rounded_nk.tolist()}
+
+
+def _top_k_json(row: np.ndarray[Any, np.dtype[np.float64]]) -> list[dict[str, float]]:
+    disclosed = np.flatnonzero(~np.isnan(row))
+    ranked = disclosed[np.argsort(-row[disclosed], kind="stable")]
+    return [{"label": int(label), "probability": float(row[label])} for label in ranked]

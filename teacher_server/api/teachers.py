@@ -1,0 +1,39 @@
+"""GET /v1/teachers and /v1/teachers/{name}: what a key's holder may know; never the network or its weights."""
+
+from fastapi import APIRouter
+
+from shared.wire.contracts import TeacherCard, TeacherList
+from shared.wire.image_files import PREPROCESSING
+from teacher_server.api.context import Caller, CurrentServer, Server
+from teacher_server.ledger.keys import Key
+from teacher_server.teachers.teacher import Teacher
+
+router = APIRouter(tags=["teachers"])
+
+
+@router.get("/v1/teachers", summary="Every teacher of this server")
+async def list_teachers(key: Caller, server: CurrentServer) -> TeacherList:
+    """In the order of their names."""
+    return TeacherList(teachers=[_card(teacher, key, server) for _, teacher in sorted(server.teachers.items())])
+
+
+@router.get("/v1/teachers/{name}", summary="One teacher, with this key's disclosure and budget")
+async def get_teacher(name: str, key: Caller, server: CurrentServer) -> TeacherCard:
+    """Classes, input shape, limits, and what this key may see and spend."""
+    return _card(server.labelling.teacher(name), key, server)
+
+
+def _card(teacher: Teacher, key: Key, server: Server) -> TeacherCard:
+    return TeacherCard(
+        name=teacher.name,
+        version=teacher.version,
+        classes=list(teacher.class_names),
+        input=teacher.input,
+        preprocessing=PREPROCESSING,
+        images_per_request_max=server.settings.images_per_request_max,
+        body_bytes_max=server.settings.body_bytes_max,
+        test_accuracy=teacher.test_accuracy,
+        test_dataset=teacher.test_dataset,
+        disclosure=str(key.disclosure),
+        budget=key.usage,
+    )

@@ -1,0 +1,32 @@
+"""GET /v1/usage and /v1/events: what the calling key has spent, and its own part of the log."""
+
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import APIRouter, Query
+
+from shared.wire.contracts import EventsPage, Usage
+from teacher_server.api.context import Caller, CurrentServer
+
+router = APIRouter(tags=["usage"])
+
+EVENTS_PER_PAGE_MAX = 1000
+
+
+@router.get("/v1/usage", summary="The calling key's budget")
+async def get_usage(key: Caller) -> Usage:
+    """Images granted, spent and remaining, as durably recorded."""
+    return key.usage
+
+
+@router.get("/v1/events", summary="The calling key's own events, oldest first")
+async def get_events(
+    key: Caller,
+    server: CurrentServer,
+    after: Annotated[int, Query(ge=0, description="the last sequence number already seen")] = 0,
+    limit: Annotated[int, Query(ge=1, le=EVENTS_PER_PAGE_MAX)] = EVENTS_PER_PAGE_MAX,
+) -> EventsPage:
+    """A hash chain: each event carries the hash of the one before; no other key's events are in it."""
+    events = await anyio.to_thread.run_sync(lambda: server.ledger.history(key, after=after, limit=limit))
+    next_after = events[-1].sequence if len(events) == limit else None
+    return EventsPage(key_name=key.name, events=events, next_after=next_after)

@@ -1,0 +1,79 @@
+"""The composition root: settings and teachers in, an ASGI application out."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import anyio
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from shared.wire.error_codes import ERROR_KINDS
+from teacher_server.admission import Admission
+from teacher_server.api import health, labels, teachers, usage
+from teacher_server.api.context import Server
+from teacher_server.decoding import DecodingLimits
+from teacher_server.errors import OperatorError
+from teacher_server.labelling import Labelling
+from teacher_server.ledger.database import open_database
+from teacher_server.ledger.ledger import Ledger
+from teacher_server.middleware import RequestIdMiddleware
+from teacher_server.problems import add_problem_handlers
+from teacher_server.settings import TeacherSettings
+from teacher_server.teachers.teacher import Teacher
+
+_DESCRIPTION = """
+A private image classifier that can only be queried: every image is charged to the key's budget, and every charge is
+an event in the key's hash chain.
+
+Errors are `application/problem+json` (RFC 9457) with `code` and `retryable`:
+
+| code | status | retryable | meaning |
+|---|---|---|---|
+"""
+
+
+def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
+    """Build the application on the ledger that ``settings`` names. Raises OperatorError."""
+    by_name = _by_name(served)
+    ledger = Ledger(open_database(settings.ledger))
+    admission = Admission(requests_max=settings.requests_in_flight_max)
+    limits = DecodingLimits(settings.images_per_request_max, settings.file_pixels_max, settings.request_pixels_max)
+    server = Server(
+        settings=settings,
+        teachers=by_name,
+        ledger=ledger,
+        admission=admission,
+        labelling=Labelling(by_name, ledger, admission, limits),
+        answering_threads=anyio.CapacityLimiter(settings.answering_threads),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        ledger.close()
+
+    app = FastAPIOffline(
+        title="Teacher", description=_DESCRIPTION + _error_rows(), version="1", redoc_url=None, lifespan=lifespan
+    )
+    app.state.server = server
+    app.add_middleware(RequestIdMiddleware)
+    add_problem_handlers(app)
+    for module in (teachers, labels, usage, health):
+        app.include_router(module.router)
+    return app
+
+
+def _by_name(served: Iterable[Teacher]) -> dict[str, Teacher]:
+    by_name: dict[str, Teacher] = {}
+    for teacher in served:
+        if teacher.name in by_name:
+            raise OperatorError(f"two bundles are named {teacher.name!r}; names are how clients choose")
+        by_name[teacher.name] = teacher
+    return by_name
+
+
+def _error_rows() -> str:
+    return "\n".join(
+        f"| `{code}` | {kind.status} | {'yes' if kind.retryable else 'no'} | {kind.title} |"
+        for code, kind in ERROR_KINDS.items()
+    )

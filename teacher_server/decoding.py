@@ -1,0 +1,85 @@
+"""A request's body, as parsed by an API, to a teacher's input: uint8 images_nhwc."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.wire.contracts import InputSpec
+from shared.wire.error_codes import ErrorCode
+from shared.wire.image_files import decode_image_file
+from shared.wire.images import Images, InvalidImages, decode_npy, require_images
+from teacher_server.errors import Refusal
+
+
+@dataclass(frozen=True)
+class NpyBody:
+    """One ``.npy`` file holding the whole batch."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
+class ImageFilesBody:
+    """Image files in the order they came."""
+
+    contents: tuple[bytes, ...]
+
+
+Body = NpyBody | ImageFilesBody
+
+
+@dataclass(frozen=True)
+class DecodingLimits:
+    """What one request may carry."""
+
+    images_max: int
+    file_pixels_max: int
+    request_pixels_max: int
+
+
+def decode_body(body: Body, spec: InputSpec, limits: DecodingLimits) -> Images:
+    """Decode, resize (files only) and check a body.
+
+    Raises Refusal: invalid_images (with ``index`` where one image is at fault), too_many_images.
+    """
+    try:
+        if isinstance(body, ImageFilesBody):
+            return _decode_files(body, spec, limits)
+        images_nhwc = require_images(
+            decode_npy(body.content), height=spec.height, width=spec.width, channels=spec.channels
+        )
+    except InvalidImages as error:
+        raise Refusal(ErrorCode.INVALID_IMAGES, str(error), index=error.index) from error
+    _require_count(len(images_nhwc), limits)
+    return images_nhwc
+
+
+def _decode_files(body: ImageFilesBody, spec: InputSpec, limits: DecodingLimits) -> Images:
+    if not body.contents:
+        raise InvalidImages("there are no image files in the field `images`; send at least one")
+    _require_count(len(body.contents), limits)
+    # Every file may be large, but not all of them: decoding is work that is done before anything is charged.
+    pixels_max = min(limits.file_pixels_max, max(1, limits.request_pixels_max // len(body.contents)))
+    return np.stack(
+        [
+            decode_image_file(
+                content,
+                height=spec.height,
+                width=spec.width,
+                channels=spec.channels,
+                pixels_max=pixels_max,
+                index=index,
+            )
+            for index, content in enumerate(body.contents)
+        ]
+    )
+
+
+def _require_count(images: int, limits: DecodingLimits) -> None:
+    if images > limits.images_max:
+        raise Refusal(
+            ErrorCode.TOO_MANY_IMAGES,
+            f"{images} images in one request; allowed are 1 to {limits.images_max}",
+            images=images,
+            images_per_request_max=limits.images_max,
+        )

@@ -1,0 +1,75 @@
+"""Every failure as RFC 9457 problem+json with ``code`` and ``retryable``; never a traceback."""
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from shared.wire.error_codes import ERROR_KINDS, PROBLEM_MEDIA_TYPE, ErrorCode, problem_type
+from teacher_server.errors import Refusal
+
+RETRY_AFTER_S = 1
+_log = logging.getLogger("teacher_server")
+_CODE_OF_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Make ``app`` answer every exception with a problem document."""
+    app.add_exception_handler(Refusal, _on_refusal)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(Exception, _on_defect)
+
+
+def problem_response(refusal: Refusal, request: Request) -> JSONResponse:
+    """Render one refusal."""
+    kind = ERROR_KINDS[refusal.code]
+    headers: dict[str, str] = {"X-Should-Retry": str(kind.retryable).lower()}
+    if refusal.code is ErrorCode.UNAUTHENTICATED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if kind.status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if not getattr(request.state, "body_was_read", True):
+        headers["Connection"] = "close"  # else the rest of a body nobody wants would have to be received
+    content = {
+        "type": problem_type(refusal.code),
+        "title": kind.title,
+        "status": kind.status,
+        "detail": refusal.detail,
+        "instance": request.url.path,
+        "code": refusal.code.value,
+        "retryable": kind.retryable,
+        "request_id": request.state.request_id,
+        **refusal.members,
+    }
+    return JSONResponse(content, kind.status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)
+
+
+async def _on_refusal(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refusal)
+    if error.code is ErrorCode.LEDGER_UNAVAILABLE:
+        _log.error("ledger unavailable: %s", error.__cause__)
+    return problem_response(error, request)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _CODE_OF_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
+    refusal = Refusal(code, f"{request.method} {request.url.path}: {error.detail}; the API is described at /docs")
+    response = problem_response(refusal, request)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+    return problem_response(Refusal(ErrorCode.INVALID_REQUEST, "; ".join(faults)), request)
+
+
+async def _on_defect(request: Request, error: Exception) -> JSONResponse:
+    _log.error("request %s failed", request.state.request_id, exc_info=error)
+    detail = "the server failed; ask again with the same Idempotency-Key, which is charged at most once"
+    return problem_response(Refusal(ErrorCode.INTERNAL, detail), request)
