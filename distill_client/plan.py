@@ -1,0 +1,145 @@
+"""Who spends what, drawn before the first query: the pairs, lambdas and z of every synthetic image.
+
+Nothing here looks at a pixel, so a run's exact cost is known before anything is bought.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_client.config import CvaeConfig, MixupConfig, SynthesisConfig
+from distill_client.errors import ConfigError
+from distill_client.randomness import numpy_generator
+
+# Each round replaces every clashing pair by a fresh one. One round is nearly always enough; this many fail only
+# when the pool has hardly more different blends than are asked for.
+_REDRAW_ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class PlanCost:
+    """Images that each phase buys; an image is one query."""
+
+    pool: int
+    mixup: int
+    cvae: int
+
+    @property
+    def total(self) -> int:
+        """Images bought by the whole run."""
+        return self.pool + self.mixup + self.cvae
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One row per synthetic image, in the order they are rendered and bought.
+
+    Mixed: lambda_n float64 times pool image first_n plus the rest of pool image second_n (int64 indices).
+    Generated: decoded from z_nd float32 under the condition classes_n int64.
+    """
+
+    pool_images: int
+    first_n: NDArray[np.int64]
+    second_n: NDArray[np.int64]
+    lambda_n: NDArray[np.float64]
+    z_nd: NDArray[np.float32]
+    classes_n: NDArray[np.int64]
+
+    @property
+    def cost(self) -> PlanCost:
+        """What following this plan buys."""
+        return PlanCost(pool=self.pool_images, mixup=len(self.lambda_n), cvae=len(self.classes_n))
+
+
+def draw_plan(config: SynthesisConfig, *, pool_images: int, classes: int, seed: int) -> Plan:
+    """Plan exactly ``config.images`` synthetic images over a pool (FS-BBT sections 3.1 and 3.2).
+
+    Raises ConfigError when the pool is too small for that many different blends.
+    """
+    first_n, second_n, lambda_n = _draw_mixup(
+        config.mixup, config.images, pool_images, numpy_generator(seed, "plan.mixup")
+    )
+    z_nd, classes_n = _draw_cvae(
+        config.cvae, config.images - len(lambda_n), classes, numpy_generator(seed, "plan.cvae")
+    )
+    return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n)
+
+
+def check_affordable(cost: PlanCost, budget_images: int) -> None:
+    """Raise ConfigError when the plan needs more than the budget."""
+    if cost.total > budget_images:
+        raise ConfigError(
+            f"budget_images is {budget_images}; the plan buys {cost.total} ({cost.pool} pool, {cost.mixup} mixup, "
+            f"{cost.cvae} cvae), so at least {cost.total} is needed"
+        )
+
+
+def _draw_mixup(
+    config: MixupConfig, images: int, pool_images: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Draw pairs from the pool tiled to ``images`` and shuffled twice; keep those whose lambda is a real blend."""
+    first = rng.permutation(_tile(images, pool_images, rng))
+    second = rng.permutation(_tile(images, pool_images, rng))
+    scale = 10**config.lambda_decimals
+    # Lambdas are whole numbers of 1 / scale, so that equal ones are equal. 1e-9: 0.29 * 100 is 28.999...96.
+    lowest = math.floor(config.original_within * scale + 1e-9) + 1
+    units = np.rint(rng.beta(config.alpha, config.alpha, size=images) * scale).astype(np.int64)
+    blends = (units >= lowest) & (units <= scale - lowest)
+    first, second, units = first[blends], second[blends], units[blends]
+
+    for _ in range(_REDRAW_ROUNDS):
+        clashing = _clashing(first, second, units, pool_images, scale)
+        count = len(clashing)
+        if count == 0:
+            return first, second, units / scale
+        if pool_images < 2:
+            break
+        first[clashing] = rng.integers(pool_images, size=count)
+        second[clashing] = (first[clashing] + rng.integers(1, pool_images, size=count)) % pool_images
+        units[clashing] = rng.choice(units, size=count)
+    most = pool_images * (pool_images - 1) // 2 * (scale - 2 * lowest + 1)
+    raise ConfigError(
+        f"synthesis.images is {images}, about {len(units)} of them blends; a pool of pool.images = {pool_images} has "
+        f"only {most} different ones, and fewer can be found at random: enlarge the pool or buy less"
+    )
+
+
+def _tile(images: int, pool_images: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Every pool image equally often; where ``images`` is no multiple of the pool, the rest is a random draw."""
+    whole, rest = divmod(images, pool_images)
+    return np.concatenate([np.tile(np.arange(pool_images), whole), rng.permutation(pool_images)[:rest]])
+
+
+def _clashing(
+    first: NDArray[np.int64], second: NDArray[np.int64], units: NDArray[np.int64], pool_images: int, scale: int
+) -> NDArray[np.int64]:
+    """Rows that pair an image with itself or repeat an earlier row; (i, j, l) and (j, i, 1 - l) are one image."""
+    swapped = first > second
+    low, high = np.where(swapped, second, first), np.where(swapped, first, second)
+    keys = (low * pool_images + high) * (scale + 1) + np.where(swapped, scale - units, units)
+    clashes = np.ones(len(keys), dtype=bool)
+    clashes[np.unique(keys, return_index=True)[1]] = False
+    return np.flatnonzero(clashes | (first == second))
+
+
+def _draw_cvae(
+    config: CvaeConfig, count: int, classes: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Draw z and class conditions, classes balanced within each distribution of z.
+
+    The published code lays classes out in order and z by halves, so the first classes see only Gaussian z.
+    """
+    row = np.arange(count)
+    classes_n = rng.permutation(classes)[row % classes]
+    shape = (count, config.latent)
+    gaussian = rng.standard_normal(shape)
+    uniform = rng.uniform(-config.z_uniform_bound, config.z_uniform_bound, shape)
+    if config.z == "hybrid":
+        # A checkerboard over (round, class): halves overall and within each class, both to within one image.
+        is_gaussian = (row // classes + row % classes) % 2 == 0
+        z = np.where(is_gaussian[:, None], gaussian, uniform)
+    else:
+        z = gaussian if config.z == "gaussian" else uniform
+    return z.astype(np.float32), classes_n.astype(np.int64)
