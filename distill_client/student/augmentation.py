@@ -1,0 +1,61 @@
+"""Random variations of a training batch that cost no query: the answers are kept or interpolated, never asked for.
+
+All of a batch is varied at once, on its device. Random numbers are drawn where the generator lives, so a CPU
+generator gives the same variations on every device.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from distill_client.config import Augmentation, AugmentationConfig
+
+
+def augment(
+    mode: Augmentation,
+    bounds: AugmentationConfig,
+    images_nchw: torch.Tensor,
+    targets_nk: torch.Tensor,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vary float images_nchw and their targets_nk; "combination" blends first and transforms then, as published."""
+    if mode in ("mixup", "combination"):
+        images_nchw, targets_nk = mix_within_batch(images_nchw, targets_nk, generator)
+    if mode in ("geometric", "combination"):
+        images_nchw = transform_geometrically(images_nchw, bounds, generator)
+    return images_nchw, targets_nk
+
+
+def mix_within_batch(
+    images_nchw: torch.Tensor, targets_nk: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blend each image with another of the batch by its own lambda ~ U(0, 1) = Beta(1, 1), and the targets alike.
+
+    The released FS-BBT code does this to its whole bought set again; the interpolated target stands in for an
+    answer that is not bought.
+    """
+    count = len(images_nchw)
+    partner = torch.randperm(count, generator=generator, device=generator.device).to(images_nchw.device)
+    share = torch.rand(count, 1, generator=generator, device=generator.device).to(images_nchw.device)
+    images = torch.lerp(images_nchw[partner], images_nchw, share[:, :, None, None])
+    return images, torch.lerp(targets_nk[partner], targets_nk, share)
+
+
+def transform_geometrically(
+    images_nchw: torch.Tensor, bounds: AugmentationConfig, generator: torch.Generator
+) -> torch.Tensor:
+    """Rotate, shift and perhaps flip each image by its own amounts; bilinear, and what enters is black."""
+    count, _, height, width = images_nchw.shape
+    # In [-1, 1): the angle, the two shifts, and whose sign decides the flip.
+    drawn = torch.rand(4, count, generator=generator, device=generator.device).to(images_nchw.device) * 2 - 1
+    angle = drawn[0] * math.radians(bounds.rotate_degrees)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    mirror = torch.where(drawn[3] < 0, -1.0, 1.0) if bounds.flip else torch.ones_like(angle)
+    # affine_grid's unit is half an image side, so a shift of f sides is 2 f, and a rotation in pixels is skewed by
+    # the side ratio.
+    shift = drawn[1:3] * 2 * bounds.shift_fraction
+    across = torch.stack([mirror * cosine, -mirror * sine * (height / width), shift[0]], dim=1)
+    down = torch.stack([sine * (width / height), cosine, shift[1]], dim=1)
+    grid = F.affine_grid(torch.stack([across, down], dim=1), list(images_nchw.shape), align_corners=False)
+    return F.grid_sample(images_nchw, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -1,0 +1,108 @@
+"""A training's state in one safetensors file, so that a killed training goes on as if it had never stopped."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from distill_client.errors import RunStoreError
+
+
+@dataclass
+class TrainingState:
+    """Everything that the next step of a training depends on; ``averaged`` is empty where weights are not averaged.
+
+    ``order`` is the current epoch's shuffle (int64), ``summed_loss`` what has gathered since the last metrics row.
+    """
+
+    network: nn.Module
+    optimiser: torch.optim.Adam
+    generator: torch.Generator
+    averaged: dict[str, torch.Tensor]
+    order: torch.Tensor
+    summed_loss: torch.Tensor
+    step: int = 0
+    metrics: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training is saved, and at most how much of it, in seconds, a kill may cost."""
+
+    path: Path
+    every_s: float = 15.0
+
+
+def fingerprint(*parts: bytes | str) -> str:
+    """SHA-256, in hex, by which a checkpoint knows the training that it belongs to."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def save_checkpoint(path: Path, state: TrainingState, training: str) -> None:
+    """Write the state so that ``path`` holds the old or the new one whole, whenever the process dies."""
+    tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.items()}
+    for index, parameter in enumerate(state.network.parameters()):
+        for name, tensor in state.optimiser.state[parameter].items():
+            tensors[f"optimiser.{index}.{name}"] = tensor
+    tensors |= {"generator": state.generator.get_state(), "order": state.order, "summed_loss": state.summed_loss}
+    record = json.dumps({"training": training, "step": state.step, "metrics": state.metrics})
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"record": record})
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def restore_checkpoint(path: Path, state: TrainingState, training: str) -> None:
+    """Bring a fresh ``state`` to the saved one; a file that is not there leaves it fresh.
+
+    Raises RunStoreError when the file is damaged or was written by another training.
+    """
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})["record"])
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        if record["training"] != training:
+            raise RunStoreError(
+                f"{path}: the checkpoint of another training (other images, answers, schedule, network or seed); "
+                "remove it to start this training afresh"
+            )
+        _restore_tensors(state, saved)
+        state.step, state.metrics = int(record["step"]), list(record["metrics"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise RunStoreError(f"{path}: the checkpoint is damaged ({error}); remove it to train afresh") from error
+
+
+def _restore_tensors(state: TrainingState, saved: dict[str, torch.Tensor]) -> None:
+    """Copy into tensors that have the live ones' device and memory layout: the fused optimiser relies on both."""
+    with torch.no_grad():
+        for name, tensor in state.network.state_dict().items():
+            tensor.copy_(saved[f"network.{name}"])
+        for name, tensor in state.averaged.items():
+            tensor.copy_(saved[f"averaged.{name}"])
+        for index, parameter in enumerate(state.network.parameters()):
+            state.optimiser.state[parameter] = {
+                "step": saved[f"optimiser.{index}.step"].to(parameter.device),
+                "exp_avg": torch.empty_like(parameter).copy_(saved[f"optimiser.{index}.exp_avg"]),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(saved[f"optimiser.{index}.exp_avg_sq"]),
+            }
+        state.summed_loss.copy_(saved["summed_loss"])
+    state.order = saved["order"].to(state.order.device)
+    state.generator.set_state(saved["generator"])

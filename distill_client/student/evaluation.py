@@ -1,0 +1,44 @@
+"""What a student predicts, and how well: against true labels, and against its teacher."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+
+def predict_probabilities(
+    network: nn.Module, images_nhwc: NDArray[np.uint8], batch_size: int = 1024
+) -> NDArray[np.float32]:
+    """Class probabilities_nk float32 of uint8 images_nhwc, computed in evaluation mode where the weights are."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    answers = []
+    with torch.inference_mode():
+        for start in range(0, len(images_nhwc), batch_size):
+            batch = torch.tensor(images_nhwc[start : start + batch_size]).to(device)
+            logits = network(batch.permute(0, 3, 1, 2).float().div_(255))
+            answers.append(torch.softmax(logits, dim=1).cpu().numpy())
+    network.train(was_training)
+    return np.concatenate(answers)
+
+
+def accuracy(probabilities_nk: NDArray[np.float32], truth_n: NDArray[np.int64]) -> float:
+    """Fraction of images whose top class is the true one; raises ValueError when there is nothing to compare."""
+    return _fraction_equal(probabilities_nk.argmax(axis=1), truth_n)
+
+
+def agreement(student_nk: NDArray[np.float32], teacher: NDArray[np.float32] | NDArray[np.int64]) -> float:
+    """Fraction of images that student and teacher give the same top class.
+
+    The teacher's answers are probabilities_nk or, where it discloses no more, labels_n. Raises ValueError when there
+    is nothing to compare.
+    """
+    teacher_n = teacher.argmax(axis=1) if teacher.ndim == 2 else teacher
+    return _fraction_equal(student_nk.argmax(axis=1), teacher_n)
+
+
+def _fraction_equal(left_n: NDArray[np.integer], right_n: NDArray[np.generic]) -> float:
+    if left_n.shape != right_n.shape or len(left_n) == 0:
+        raise ValueError(f"cannot compare {left_n.shape} classes with {right_n.shape}")
+    return float(np.mean(left_n == right_n))

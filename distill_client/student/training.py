@@ -1,0 +1,143 @@
+"""The one training loop: every contender, ours and the baselines, learns here and differs only in its lessons."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from distill_client.config import Augmentation, AugmentationConfig, TrainingConfig
+from distill_client.errors import ConfigError
+from distill_client.student.augmentation import augment
+from distill_client.student.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    fingerprint,
+    restore_checkpoint,
+    save_checkpoint,
+)
+
+# A run reports, and adds a row to its metrics, this many times. Reading the loss makes a GPU wait, so not every step.
+_REPORTS = 200
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student is taught: images_nhwc uint8, targets_nk float32, and how a batch is varied on the fly.
+
+    A row of targets sums to one: the teacher's answer, or a one-hot label. The images are the very bytes it answered.
+    """
+
+    images_nhwc: NDArray[np.uint8]
+    targets_nk: NDArray[np.float32]
+    augmentation: Augmentation = "none"
+    bounds: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def __post_init__(self) -> None:
+        if len(self.images_nhwc) != len(self.targets_nk) or len(self.images_nhwc) == 0:
+            raise ValueError(f"{len(self.images_nhwc)} images cannot be learnt from {len(self.targets_nk)} answers")
+
+
+def total_steps(config: TrainingConfig, images: int) -> int:
+    """Steps that the schedule takes; an epoch is as many whole batches as the images fill, and at least one."""
+    return config.steps or (config.epochs or 0) * max(1, images // config.batch_size)
+
+
+def learning_rate_at(config: TrainingConfig, step: int, total: int) -> float:
+    """Rise linearly over the warm-up, then stay, or fall to zero along a half cosine; ``step`` counts from 0."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.decay == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train_student(
+    network: nn.Module,
+    lessons: Lessons,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train ``network`` in place, on the device its weights are on, and return the metrics of the whole training.
+
+    The loss is the cross-entropy against the targets: the divergence from them, up to a constant. With
+    ``averaging_decay`` the network ends with the averaged weights. With a checkpoint, a training that was killed goes
+    on where it was last saved and ends as if it had never stopped. ``progress`` hears (step, total steps, loss); a
+    row of metrics is step, loss (the mean since the row before) and learning_rate.
+
+    Raises RunStoreError when the checkpoint is damaged or belongs to another training, ConfigError on divergence.
+    """
+    device = next(network.parameters()).device
+    network.to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    images = torch.tensor(lessons.images_nhwc).to(device).permute(0, 3, 1, 2)  # stays NHWC in memory: channels_last
+    targets = torch.tensor(lessons.targets_nk).to(device)
+    batch_size = min(config.batch_size, len(images))
+    total = total_steps(config, len(images))
+    report_every = max(1, total // _REPORTS)
+
+    weights = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    averaged = {name: tensor.clone() for name, tensor in weights.items()} if config.averaging_decay else {}
+    state = TrainingState(
+        network, optimiser, generator, averaged, torch.empty(0, device=device), torch.zeros((), device=device)
+    )
+    if checkpoint is not None:
+        training = _fingerprint(network, lessons, config, generator)
+        restore_checkpoint(checkpoint.path, state, training)
+    saved_at = time.monotonic()
+
+    while state.step < total:
+        position = state.step % (len(images) // batch_size)
+        if position == 0:
+            state.order = torch.randperm(len(images), generator=generator, device=generator.device).to(device)
+        rows = state.order[position * batch_size : (position + 1) * batch_size]
+        batch, answers = augment(
+            lessons.augmentation, lessons.bounds, images[rows].float().div_(255), targets[rows], generator
+        )
+        learning_rate = learning_rate_at(config, state.step, total)
+        optimiser.param_groups[0]["lr"] = learning_rate
+
+        loss = F.cross_entropy(network(batch), answers)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        state.summed_loss += loss.detach()
+        state.step += 1
+
+        # A young average forgets faster, or the random start would weigh on it for 1 / (1 - decay) steps.
+        decay = min(config.averaging_decay, state.step / (state.step + 9))
+        for name, average in averaged.items():
+            average.lerp_(weights[name], 1 - decay)
+
+        if state.step % report_every == 0 or state.step == total:
+            mean_loss = float(state.summed_loss) / ((state.step - 1) % report_every + 1)
+            if not math.isfinite(mean_loss):
+                raise ConfigError(f"training.learning_rate is {config.learning_rate}; the training diverged with it")
+            state.summed_loss.zero_()
+            state.metrics.append({"step": state.step, "loss": mean_loss, "learning_rate": learning_rate})
+            if progress is not None:
+                progress(state.step, total, mean_loss)
+        if checkpoint is not None and (time.monotonic() - saved_at >= checkpoint.every_s or state.step == total):
+            save_checkpoint(checkpoint.path, state, training)
+            saved_at = time.monotonic()
+
+    network.load_state_dict(averaged, strict=False)
+    return state.metrics
+
+
+def _fingerprint(network: nn.Module, lessons: Lessons, config: TrainingConfig, generator: torch.Generator) -> str:
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return fingerprint(
+        config.model_dump_json() + lessons.augmentation + lessons.bounds.model_dump_json() + repr(shapes),
+        np.ascontiguousarray(lessons.images_nhwc).tobytes(),
+        np.ascontiguousarray(lessons.targets_nk).tobytes(),
+        generator.get_state().numpy().tobytes(),
+    )

@@ -1,0 +1,183 @@
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distill_client.config import AugmentationConfig, TrainingConfig
+from distill_client.errors import ConfigError, RunStoreError
+from distill_client.randomness import torch_generator
+from distill_client.student.checkpoint import Checkpoint
+from distill_client.student.evaluation import agreement, predict_probabilities
+from distill_client.student.networks import create_student
+from distill_client.student.training import Lessons, learning_rate_at, total_steps, train_student
+
+SCHEDULE = TrainingConfig(
+    batch_size=32, steps=60, learning_rate=5e-3, warmup_steps=10, decay="cosine", averaging_decay=0.9
+)
+
+
+def lessons(images: int = 200, **options: str) -> Lessons:
+    """Noise with a bright band whose height is the class; a fake teacher answers by where the most light is."""
+    rng = np.random.default_rng(images)
+    images_nhwc = rng.integers(0, 60, size=(images, 28, 28, 1), dtype=np.uint8)
+    for image, band in zip(images_nhwc, rng.integers(4, size=images), strict=True):
+        image[7 * band : 7 * band + 7] += 150
+    light = images_nhwc.reshape(images, 4, -1).mean(axis=2) / 20
+    targets = np.exp(light - light.max(axis=1, keepdims=True))
+    return Lessons(images_nhwc, (targets / targets.sum(axis=1, keepdims=True)).astype(np.float32), **options)  # type: ignore[arg-type]
+
+
+def student(seed: int = 1) -> nn.Module:
+    return create_student("lenet5-half", image_hwc=(28, 28, 1), classes=4, generator=torch_generator(seed, "weights"))
+
+
+def equal_weights(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_student_learns_a_teachers_rule() -> None:
+    network = student()
+    metrics = train_student(network, lessons(400), SCHEDULE, torch_generator(1, "training"))
+    unseen = lessons(300)
+    assert agreement(predict_probabilities(network, unseen.images_nhwc), unseen.targets_nk) > 0.9
+    assert metrics[-1]["loss"] < metrics[0]["loss"] / 2
+    assert [row["step"] for row in metrics] == list(range(1, 61))
+
+
+@pytest.mark.parametrize("averaging_decay", [0.0, 0.9])
+@pytest.mark.parametrize("killed_at", [1, 7, 33, 59])
+def test_a_killed_training_ends_as_if_it_had_never_stopped(
+    tmp_path: Path, averaging_decay: float, killed_at: int
+) -> None:
+    taught = lessons(augmentation="combination")
+    config = SCHEDULE.model_copy(update={"averaging_decay": averaging_decay})
+    whole = student()
+    metrics = train_student(whole, taught, config, torch_generator(1, "training"))
+
+    def kill(step: int, total: int, loss: float) -> None:
+        if step == killed_at + 1:
+            raise Killed
+
+    checkpoint = Checkpoint(tmp_path / "student.safetensors", every_s=0)
+    with pytest.raises(Killed):
+        train_student(student(), taught, config, torch_generator(1, "training"), checkpoint, kill)
+    resumed, steps = student(seed=99), []
+    resumed_metrics = train_student(
+        resumed, taught, config, torch_generator(1, "training"), checkpoint, lambda step, *_: steps.append(step)
+    )
+    assert steps[0] == killed_at + 1
+    assert equal_weights(whole, resumed)
+    assert metrics == resumed_metrics
+
+    again = student(seed=98)
+    train_student(again, taught, config, torch_generator(1, "training"), checkpoint)
+    assert equal_weights(whole, again)
+    assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    taught, checkpoint = lessons(40), Checkpoint(tmp_path / "student.safetensors")
+    short = SCHEDULE.model_copy(update={"steps": 3})
+    train_student(student(), taught, short, torch_generator(1, "training"), checkpoint)
+    other_schedule = short.model_copy(update={"learning_rate": 1e-3})
+    for changed, config, seed in (
+        (lessons(41), short, 1),
+        (lessons(40, augmentation="mixup"), short, 1),
+        (taught, other_schedule, 1),
+        (taught, short, 2),
+    ):
+        with pytest.raises(RunStoreError, match="another training"):
+            train_student(student(), changed, config, torch_generator(seed, "training"), checkpoint)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 5_000])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "student.safetensors"
+    short = SCHEDULE.model_copy(update={"steps": 2})
+    train_student(student(), lessons(40), short, torch_generator(1, "training"), Checkpoint(path))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RunStoreError, match="damaged"):
+        train_student(student(), lessons(40), short, torch_generator(1, "training"), Checkpoint(path))
+
+
+def test_averaged_weights_differ_from_the_last_ones_but_agree_with_them() -> None:
+    taught, networks = lessons(), []
+    for decay in (0.0, 0.9):
+        networks.append(student())
+        config = SCHEDULE.model_copy(update={"averaging_decay": decay, "decay": "constant"})
+        train_student(networks[-1], taught, config, torch_generator(1, "training"))
+    last, averaged = (predict_probabilities(network, taught.images_nhwc) for network in networks)
+    assert not np.array_equal(last, averaged)
+    assert agreement(last, averaged) > 0.9
+
+
+def test_every_epoch_uses_each_image_at_most_once_and_batches_stay_whole() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
+            seen.append((images_nchw[:, 0, 0, 0] * 255).round().int())
+            return images_nchw[:, 0, 0, :2] * self.scale
+
+    images = np.zeros((70, 4, 4, 1), np.uint8) + np.arange(70, dtype=np.uint8)[:, None, None, None]
+    config = TrainingConfig(batch_size=32, epochs=3)
+    train_student(Spy(), Lessons(images, np.full((70, 2), 0.5, np.float32)), config, torch_generator(1, "x"))
+    assert [len(rows) for rows in seen] == [32] * 6
+    epochs = [sorted(torch.cat(seen[i : i + 2]).tolist()) for i in (0, 2, 4)]
+    assert all(len(set(epoch)) == 64 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_length_of_a_schedule() -> None:
+    assert total_steps(TrainingConfig(steps=77), 5) == 77
+    assert total_steps(TrainingConfig(epochs=50, batch_size=64), 50_000) == 50 * 781
+    assert total_steps(TrainingConfig(epochs=3, batch_size=64), 10) == 3
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    rates = [learning_rate_at(SCHEDULE, step, 60) for step in range(60)]
+    assert rates[:10] == pytest.approx([5e-4 * step for step in range(1, 11)])
+    assert max(rates) == pytest.approx(5e-3)
+    assert all(after <= before for before, after in pairwise(rates[9:]))
+    assert 0 < rates[-1] < 1e-5
+    constant = TrainingConfig(epochs=1, decay="constant", learning_rate=1e-3)
+    assert {learning_rate_at(constant, step, 60) for step in range(60)} == {1e-3}
+
+
+def test_divergence_names_the_learning_rate() -> None:
+    config = SCHEDULE.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(ConfigError, match=r"training\.learning_rate is 1e\+30"):
+        train_student(student(), lessons(40), config, torch_generator(1, "training"))
+
+
+def test_equal_seeds_make_equal_students_whatever_else_draws() -> None:
+    one = student()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert equal_weights(one, student())
+    assert torch.equal(before, torch.get_rng_state())
+    assert not equal_weights(one, student(seed=2))
+
+
+def test_what_cannot_be_taught_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 images cannot be learnt from 2 answers"):
+        Lessons(np.zeros((3, 28, 28, 1), np.uint8), np.zeros((2, 4), np.float32))
+    for name, side in (("lenet6", 28), ("lenet5", 32)):
+        with pytest.raises(ConfigError, match=rf"student\.network: network .*{name}"):
+            create_student(name, image_hwc=(side, side, 1), classes=4, generator=torch_generator(1, "x"))
+
+
+def test_default_bounds_are_the_published_ones() -> None:
+    assert lessons(4).bounds == AugmentationConfig(rotate_degrees=10, shift_fraction=0.1, flip=False)
