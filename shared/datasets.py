@@ -9,6 +9,7 @@ import io
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -73,8 +74,7 @@ def _load_idx(split: Split, *, name: str, folder: str, class_names: tuple[str, .
         raw = root / folder / "raw"
         if all((raw / file).is_file() or (raw / f"{file}.gz").is_file() for file in files):
             images, truth = (_read_idx(raw / file) for file in files)
-            if images.ndim != 3 or truth.shape != images.shape[:1]:
-                raise DatasetUnavailable(f"{raw}: {images.shape} images do not match {truth.shape} labels")
+            _require_matching(raw, images, truth, class_names)
             return Dataset(name, split, images[..., None], truth.astype(np.int64), class_names)
     return _download(name, split, class_names)
 
@@ -88,15 +88,27 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
             raise ValueError("not an IDX file of unsigned bytes")
         shape = struct.unpack(f">{content[3]}I", content[4 : 4 + 4 * content[3]])
         return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error, IndexError) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error, IndexError) as error:
         raise DatasetUnavailable(f"{path} is damaged: {error}") from error
+
+
+def _require_matching(
+    place: Path, images: NDArray[np.uint8], truth: NDArray[np.integer], class_names: tuple[str, ...]
+) -> None:
+    """images N x H x W of one channel and truth N; raises DatasetUnavailable unless each image has a known label."""
+    if images.ndim != 3 or truth.shape != images.shape[:1] or not len(truth):
+        raise DatasetUnavailable(f"{place} is damaged: {images.shape} images do not match {truth.shape} labels")
+    if truth.min() < 0 or truth.max() >= len(class_names):
+        raise DatasetUnavailable(f"{place} is damaged: a label is outside 0 to {len(class_names) - 1}")
 
 
 def _load_cifar10(split: Split) -> Dataset:
     for root in _roots():
         archive = root / f"cifar10-{split}.zip"
         if archive.is_file():
-            return Dataset("cifar10", split, *_read_sheets(archive, height=32, width=32), _CIFAR10_CLASSES)
+            images, truth = _read_sheets(archive, height=32, width=32)
+            _require_matching(archive, images[..., 0], truth, _CIFAR10_CLASSES)
+            return Dataset("cifar10", split, images, truth, _CIFAR10_CLASSES)
     return _download("cifar10", split, _CIFAR10_CLASSES)
 
 
@@ -113,7 +125,7 @@ def _read_sheets(path: Path, *, height: int, width: int) -> tuple[NDArray[np.uin
                 grid = sheet.reshape(rows, height, columns, width, 3)
                 tiles.append(grid.swapaxes(1, 2).reshape(-1, height, width, 3))
         return np.concatenate(tiles)[: len(truth)], truth
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise DatasetUnavailable(f"{path} is damaged: {error}") from error
 
 

@@ -8,6 +8,10 @@ from PIL import Image, ImageOps
 
 from shared.wire.images import Images, InvalidImages
 
+# Pillow warns of large images above a limit of its own; ours is below it and an error. Switched off here, once,
+# because warnings.catch_warnings changes the whole process and images are decoded in several threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 FORMATS = ("PNG", "JPEG", "WEBP")
 PREPROCESSING = (
     "image files (PNG, JPEG, WebP): first frame, EXIF rotation applied, transparency over black, "
@@ -27,16 +31,13 @@ def decode_image_file(
     if not content:
         raise InvalidImages("the image file is empty", index=index)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                columns, rows = image.size
-                if columns * rows > pixels_max:
-                    raise InvalidImages(
-                        f"the image has {columns} x {rows} pixels, more than the {pixels_max} allowed",
-                        index=index,
-                    )
-                return _to_input(image, height=height, width=width, channels=channels)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            columns, rows = image.size
+            if columns * rows > pixels_max:
+                raise InvalidImages(
+                    f"the image has {columns} x {rows} pixels, more than the {pixels_max} allowed", index=index
+                )
+            return _to_input(image, height=height, width=width, channels=channels)
     except InvalidImages:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on hostile files; all mean the same here
@@ -47,12 +48,19 @@ def decode_image_file(
 
 def _to_input(image: Image.Image, *, height: int, width: int, channels: int) -> Images:
     upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
+        upright = _high_byte(upright)
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
-    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):  # 16-bit greyscale: keep the high byte
-        upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     flat = upright.convert("L" if channels == 1 else "RGB")
     if flat.size != (width, height):
         flat = flat.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(flat, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _high_byte(deep: Image.Image) -> Image.Image:
+    """16-bit greyscale to 8; Pillow's own conversion would clip it. Its transparent value, if any, becomes black."""
+    values = np.asarray(deep).astype(np.int64)
+    values[values == deep.info.get("transparency", -1)] = 0
+    return Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))

@@ -56,7 +56,10 @@ def decode_npy(body: bytes) -> NDArray[np.generic]:
     announced, present = math.prod(shape) * dtype.itemsize, len(body) - stream.tell()
     if any(extent < 0 for extent in shape) or announced != present:
         raise InvalidImages(f"shape {shape} of {dtype} needs {announced} bytes of data, the body holds {present}")
-    return np.frombuffer(body, dtype=dtype, offset=stream.tell()).reshape(shape)
+    try:
+        return np.frombuffer(body, dtype=dtype, offset=stream.tell()).reshape(shape)
+    except (ValueError, TypeError, OverflowError) as error:  # more dimensions, or larger ones, than numpy has
+        raise InvalidImages(f"shape {shape} is not one an array can have") from error
 
 
 def require_images(array: NDArray[np.generic], *, height: int, width: int, channels: int) -> Images:

@@ -71,7 +71,7 @@ def load_network(bundle: Bundle, device: torch.device | str = "cpu") -> nn.Modul
         raise BundleError(f"{bundle.folder / MANIFEST_FILE}: network.name, input: {error}") from error
     try:
         tensors = safetensors.torch.load(_read_weights(bundle))
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:  # it has no one kind of error
         raise BundleError(f"{bundle.weights_path}: weights: not a whole safetensors file ({error})") from error
     _require_tensors(bundle, tensors, network.state_dict())
     network.load_state_dict(tensors)
@@ -97,20 +97,24 @@ def serialise_weights(network: nn.Module) -> tuple[bytes, WeightsTable]:
     return content, WeightsTable(file=WEIGHTS_FILE, sha256=hashlib.sha256(content).hexdigest())
 
 
-def require_absent(folder: Path) -> None:
-    """Raise BundleError when ``folder`` exists; a bundle is never overwritten unless asked for."""
-    if folder.exists():
+def require_writable(folder: Path, *, overwrite: bool) -> None:
+    """Raise BundleError when a bundle may not be written to ``folder``.
+
+    What exists is replaced only when asked for, and only if it is a bundle: never somebody's other files.
+    """
+    if folder.exists() and not overwrite:
         raise BundleError(f"{folder}: already exists; choose another folder or ask for it to be overwritten")
+    if folder.exists() and not (folder / MANIFEST_FILE).is_file():
+        raise BundleError(f"{folder}: exists and is not a bundle ({MANIFEST_FILE} is missing), so it is not replaced")
 
 
 def write_bundle(folder: Path, manifest: BundleManifest, weights: bytes, *, overwrite: bool = False) -> Bundle:
     """Write a bundle so that ``folder`` holds all of it or is as it was; returns it as loaded back.
 
-    Raises BundleError when ``folder`` exists and ``overwrite`` is false, or when what is to be written could not be
-    loaded again.
+    With ``overwrite`` the whole folder is replaced, whatever else was in it. Raises BundleError when
+    ``require_writable`` does, or when what is to be written could not be loaded again.
     """
-    if not overwrite:
-        require_absent(folder)
+    require_writable(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -53,11 +53,12 @@ class TorchClassifier:
         self._device = choose_device(device)
         if self._device.type == "cuda":
             # TF32 would let a row's answer depend on the batch it came in by far more than the 1e-5 we promise.
-            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+            torch.backends.cudnn.allow_tf32 = False
         self._network = load_network(bundle, self._device)
         self._preprocessing = Preprocessing(bundle.manifest.input, self._device)
         self._rows_per_batch = rows_per_batch
         self._lock = threading.Lock()
+        self._name = bundle.manifest.name
         self._spec = bundle.manifest.input
         self._classes = len(bundle.manifest.classes)
 
@@ -81,7 +82,9 @@ class TorchClassifier:
                 probabilities_nk[rows] = self._forward(images_nhwc[rows])
         faulty = np.flatnonzero(~np.isfinite(probabilities_nk).all(axis=1))
         if len(faulty):
-            raise ClassifierFault(f"{len(faulty)} rows are not finite, the first of them row {faulty[0]}")
+            raise ClassifierFault(
+                f"teacher {self._name}: {len(faulty)} rows are not finite, the first of them row {faulty[0]}"
+            )
         return probabilities_nk
 
     def warm(self) -> None:

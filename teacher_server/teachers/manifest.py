@@ -28,6 +28,13 @@ def _known_network(name: str) -> str:
     return name
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is there {names.count(twice[0])} times; each class is allowed once")
+    return names
+
+
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
@@ -95,16 +102,11 @@ class BundleManifest(_Table):
 
     name: str = Field(pattern=NAME_PATTERN)
     version: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
-    classes: Annotated[tuple[Text, ...], Field(min_length=2, max_length=10_000, strict=False)]
+    classes: Annotated[
+        tuple[Text, ...], Field(min_length=2, max_length=10_000, strict=False), AfterValidator(_distinct)
+    ]
     input: InputTable
     network: NetworkTable
     weights: WeightsTable
     measured: MeasuredTable
     training: TrainingTable | None = None
-
-    @model_validator(mode="after")
-    def _distinct_classes(self) -> Self:
-        twice = [name for name, count in Counter(self.classes).items() if count > 1]
-        if twice:
-            raise ValueError(f"classes names {twice} more than once; each class is allowed once")
-        return self

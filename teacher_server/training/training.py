@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from shared.datasets import Dataset, load_dataset
 from shared.networks import create_network
-from teacher_server.teachers.bundle import Bundle, choose_device, require_absent, serialise_weights, write_bundle
+from teacher_server.teachers.bundle import Bundle, choose_device, require_writable, serialise_weights, write_bundle
 from teacher_server.teachers.classifier import Preprocessing
 from teacher_server.teachers.manifest import (
     BundleManifest,
@@ -92,8 +92,7 @@ def train_and_write_bundle(
     exists (before any training) and ``overwrite`` is false.
     """
     recipe, device = order.recipe(), choose_device(order.device)
-    if not overwrite:
-        require_absent(folder)
+    require_writable(folder, overwrite=overwrite)
     train, test = load_dataset(order.dataset, "train"), load_dataset(order.dataset, "test")
     started = time.monotonic()
     network = train_teacher(train, order.network, recipe, seed=order.seed, device=device, progress=progress)
