@@ -14,7 +14,7 @@ GENESIS_HASH = "0" * 64
 
 def canonical_bytes(event: Event) -> bytes:
     """The bytes an event's hash is taken over: JSON, sorted keys, no spaces, integers and strings only."""
-    fields = event.model_dump(exclude={"hash"})
+    fields = {name: value for name, value in event if name != "hash"}
     for name, value in fields.items():
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise TypeError(f"event field {name} is {value!r}; only integers and strings are canonical")

@@ -1,0 +1,37 @@
+"""The one table of errors: complete, and with the statuses that clients of every kind rely on."""
+
+import pytest
+
+from shared.wire.error_codes import ERROR_KINDS, ErrorCode, problem_type
+
+
+def test_every_code_has_a_kind_and_every_kind_a_code() -> None:
+    assert set(ERROR_KINDS) == set(ErrorCode)
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_kinds_are_usable(code: ErrorCode) -> None:
+    kind = ERROR_KINDS[code]
+    assert 400 <= kind.status <= 599
+    assert kind.title == kind.title.strip() != ""
+    assert problem_type(code).endswith(code.value)
+
+
+def test_titles_and_types_are_distinct() -> None:
+    assert len({kind.title for kind in ERROR_KINDS.values()}) == len(ErrorCode)
+    assert len({problem_type(code) for code in ErrorCode}) == len(ErrorCode)
+
+
+def test_an_exhausted_budget_is_403_and_final() -> None:
+    """Generic clients retry every 429 and 503; none may ever be told so about a budget."""
+    kind = ERROR_KINDS[ErrorCode.BUDGET_EXHAUSTED]
+    assert (kind.status, kind.retryable) == (403, False)
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_refusals_are_final_and_failures_are_not(code: ErrorCode) -> None:
+    kind = ERROR_KINDS[code]
+    if kind.status >= 500:
+        assert kind.retryable
+    elif code is not ErrorCode.BODY_INCOMPLETE:  # the one 4xx that the way, not the request, may be to blame for
+        assert not kind.retryable
