@@ -1,0 +1,102 @@
+"""Who is trained on what: our student, and the two baselines it is measured against, under one schedule."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import nn
+
+from distill_client.config import RunConfig
+from distill_client.errors import RunStoreError
+from distill_client.pool import Pool
+from distill_client.randomness import numpy_generator, torch_generator
+from distill_client.student.checkpoint import Checkpoint
+from distill_client.student.networks import create_student
+from distill_client.student.targets import targets_from_values
+from distill_client.student.training import Lessons, train_student
+from distill_client.teachers.store import LabelledImages
+
+STUDENT = "student"
+STANDARD_KD = "standard_kd"
+STUDENT_ALONE = "student_alone"
+
+
+def concatenate(stages: list[LabelledImages]) -> LabelledImages:
+    """Everything that was bought, in the order of the stages."""
+    images_nhwc = np.concatenate([stage.images_nhwc for stage in stages])
+    return LabelledImages(images_nhwc, np.concatenate([stage.values for stage in stages]))
+
+
+def draw_held_out(config: RunConfig, bought: int) -> NDArray[np.bool_]:
+    """Which bought answers no contender trains on, as a mask over all of them; agreement is measured there."""
+    held_out = np.zeros(bought, dtype=bool)
+    count = round(bought * config.evaluation.held_out_fraction)
+    held_out[numpy_generator(config.seed, "held-out").choice(bought, count, replace=False)] = True
+    return held_out
+
+
+def prepare_lessons(
+    config: RunConfig, pool: Pool, bought: LabelledImages, held_out_n: NDArray[np.bool_]
+) -> dict[str, Lessons]:
+    """What each contender is taught; ``bought`` starts with the pool's images, in the pool's order."""
+    classes, pool_images = len(pool.class_names), len(pool.images_nhwc)
+    targets_nk = targets_from_values(bought.values, classes)
+    taught = ~held_out_n
+    in_pool = taught & (np.arange(len(taught)) < pool_images)
+    bounds = config.augmentation
+    lessons = {STUDENT: Lessons(bought.images_nhwc[taught], targets_nk[taught], config.student.augmentation, bounds)}
+    if config.baselines.standard_kd:
+        augmentation = config.baselines.standard_kd_augmentation
+        lessons[STANDARD_KD] = Lessons(bought.images_nhwc[in_pool], targets_nk[in_pool], augmentation, bounds)
+    if config.baselines.student_alone:
+        # The only use of true labels, and for comparison only: what these few images give without any teacher.
+        truth_nk = targets_from_values(pool.truth_n, classes)
+        augmentation = config.baselines.student_alone_augmentation
+        lessons[STUDENT_ALONE] = Lessons(pool.images_nhwc, truth_nk, augmentation, bounds)
+    return lessons
+
+
+def fresh_network(config: RunConfig, *, image_hwc: tuple[int, int, int], classes: int) -> nn.Module:
+    """The student's network with the run's initial weights; the same for every contender."""
+    generator = torch_generator(config.seed, "student.initial-weights")
+    return create_student(config.student.network, image_hwc=image_hwc, classes=classes, generator=generator)
+
+
+def train_contender(
+    config: RunConfig,
+    contender: str,
+    lessons: Lessons,
+    *,
+    device: torch.device,
+    checkpoint_path: Path,
+    progress: Callable[[int, int, float], None],
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Train one contender, going on from its checkpoint if there is one; return it with its training reports."""
+    height, width, channels = lessons.images_nhwc.shape[1:]
+    network = fresh_network(config, image_hwc=(height, width, channels), classes=lessons.targets_nk.shape[1]).to(
+        device
+    )
+    generator = torch_generator(config.seed, f"train.{contender}", device)
+    metrics = train_student(network, lessons, config.training, generator, Checkpoint(checkpoint_path), progress)
+    return network, metrics
+
+
+def save_network(network: nn.Module, path: Path) -> None:
+    """Write weights so that ``path`` holds them whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    unfinished.write_bytes(safetensors.torch.save(weights))
+    unfinished.replace(path)
+
+
+def restore_network(network: nn.Module, path: Path) -> nn.Module:
+    """Load weights into a network of the same architecture. Raises RunStoreError when they do not fit."""
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunStoreError(f"{path}: the weights cannot be read: {error}") from error
+    return network.eval()

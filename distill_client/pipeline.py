@@ -1,0 +1,250 @@
+"""The spine: pool, plan, label, synthesise, label, train, evaluate, report; and the same again after a kill.
+
+Every step first looks whether it is done already, so running and resuming are one function.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distill_client.audit import Audit, audit_run
+from distill_client.config import RunConfig
+from distill_client.contenders import (
+    concatenate,
+    draw_held_out,
+    prepare_lessons,
+    restore_network,
+    save_network,
+    train_contender,
+)
+from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
+from distill_client.plan import Plan, PlanCost, check_affordable, draw_plan
+from distill_client.pool import Pool, draw_pool
+from distill_client.randomness import numpy_generator, torch_generator
+from distill_client.results import export_student, measure_accuracies, measure_agreement, summarise
+from distill_client.run_folder import RunFolder
+from distill_client.student.targets import top_classes
+from distill_client.synthesis.cvae import create_cvae, generate, train_cvae
+from distill_client.synthesis.mixup import mix_pairs
+from distill_client.teachers.buying import buy_stage, refuse_test_images
+from distill_client.teachers.protocol import Answer, Teacher
+from distill_client.teachers.store import LabelledImages
+from shared.datasets import Dataset, DatasetUnavailable, load_dataset
+from shared.wire.contracts import TeacherCard
+from shared.wire.images import image_digests
+
+
+class Reporter(Protocol):
+    """Who is told how far the run is."""
+
+    def buying(self, stage: str, images: int, bought: int) -> Callable[[Answer], None]:
+        """A stage of ``images`` begins, ``bought`` of them already there; the result hears every further answer."""
+        ...
+
+    def training(self, what: str) -> Callable[[int, int, float], None]:
+        """A training begins; the result hears (step, steps, loss)."""
+        ...
+
+
+class Material:
+    """What a run works with before its first query: drawn from data on the disk and the seed alone."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.test = _load(config.evaluation.dataset, "test", "evaluation.dataset")
+        self.forbidden = frozenset(image_digests(self.test.images_nhwc))
+        source = _load(config.pool.dataset, "train", "pool.dataset")
+        if source.class_names != self.test.class_names:
+            raise ConfigError(f"evaluation.dataset is {self.test.name}: its classes are not those of {source.name}")
+        self.pool: Pool = draw_pool(config.pool, source, self.forbidden, numpy_generator(config.seed, "pool"))
+        self.plan: Plan = draw_plan(
+            config.synthesis,
+            pool_images=len(self.pool.images_nhwc),
+            classes=len(self.pool.class_names),
+            seed=config.seed,
+        )
+        check_affordable(self.plan.cost, config.budget_images)
+
+    @property
+    def cost(self) -> PlanCost:
+        """What the plan buys, phase by phase."""
+        return self.plan.cost
+
+
+def run(
+    folder: RunFolder, material: Material, teacher: Teacher, reporter: Reporter, device: torch.device
+) -> dict[str, Any]:
+    """Bring a run to its end, from wherever it stands, and return its summary.
+
+    Raises DistillError; what was paid for is on the disk then, and running again goes on from there.
+    """
+    pool, plan = material.pool, material.plan
+    check_teacher(folder, teacher, material)
+
+    def buy(stage: str, render: Callable[[], NDArray[np.uint8]]) -> LabelledImages:
+        return _buy(folder, teacher, reporter, material.forbidden, stage, render)
+
+    bought = [buy("pool", lambda: pool.images_nhwc)]
+    if material.cost.mixup:
+        blends = (plan.first_n, plan.second_n, plan.lambda_n)
+        bought.append(buy("mixup", lambda: mix_pairs(pool.images_nhwc, *blends)))
+    if material.cost.cvae:
+        bought.append(buy("cvae", lambda: _generate(folder, plan, bought[0], reporter, device)))
+
+    everything = concatenate(bought)
+    _train_all(folder, pool, everything, reporter, device)
+    with folder.timed("evaluate"):
+        accuracies = measure_accuracies(folder, material.test, device)
+        agreed = measure_agreement(folder, everything, material.test, None, device)
+    audit = audit_folder(folder, teacher)
+    summary = summarise(folder, accuracies, agreed, audit, planned=asdict(material.cost), test=material.test)
+    folder.write_summary(summary)
+    export_student(folder, summary, device)
+    return summary
+
+
+def evaluate(folder: RunFolder, teacher_answers: Path | None, device: torch.device) -> dict[str, Any]:
+    """Measure a finished run again, with the owner's answers where they are given, and update its summary."""
+    summary = folder.read_summary()
+    test = _load(folder.config.evaluation.dataset, "test", "evaluation.dataset")
+    bought = concatenate([folder.labels.labelled(stage) for stage in folder.labels.stages()])
+    accuracies = measure_accuracies(folder, test, device)
+    summary["student_accuracy"] = accuracies.pop("student")
+    summary["baselines"].update(accuracies)
+    summary.update(measure_agreement(folder, bought, test, teacher_answers, device))
+    folder.write_summary(summary)
+    export_student(folder, summary, device)
+    return summary
+
+
+def audit_folder(folder: RunFolder, teacher: Teacher) -> Audit:
+    """Compare the run's own rows with the teacher's log for this key, as it is now."""
+    return audit_run(
+        folder.labels.purchases(), folder.labels.recorded_keys(), list(teacher.events()), teacher.usage()
+    )
+
+
+def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:
+    """Raise ConfigError when the pool's images or classes are not the teacher's."""
+    wanted = (card.input.height, card.input.width, card.input.channels)
+    if pool.images_nhwc.shape[1:] != wanted:
+        raise ConfigError(
+            f"pool.dataset is {config.pool.dataset} with images of {pool.images_nhwc.shape[1:]}; "
+            f"teacher {card.name} takes {wanted} (height, width, channels)"
+        )
+    if tuple(card.classes) != pool.class_names:
+        raise ConfigError(
+            f"pool.dataset is {config.pool.dataset} with classes {list(pool.class_names)}; "
+            f"teacher {card.name} answers in {card.classes}"
+        )
+
+
+def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> None:
+    """Refuse to begin what cannot finish.
+
+    Raises ConfigError, RunStoreError when the teacher is not the one the run began with, and BudgetExhausted when
+    the key cannot pay for what is still to be bought.
+    """
+    card, began_with = teacher.card(), folder.record.teacher
+    check_card(folder.config, card, material.pool)
+    if (card.version, card.disclosure) != (began_with.version, began_with.disclosure):
+        raise RunStoreError(
+            f"{folder.path}: the run began with version {began_with.version} and disclosure {began_with.disclosure}; "
+            f"teacher {card.name} now has version {card.version} and disclosure {card.disclosure} for this key"
+        )
+    missing = material.cost.total - folder.labels.images_bought()
+    if missing > card.budget.remaining:
+        # A batch that was charged just before a kill is asked for again at no charge.
+        answered = {purchase.idempotency_key for purchase in folder.labels.purchases()}
+        unanswered = folder.labels.recorded_keys() - answered
+        missing -= sum(event.images for event in teacher.events() if event.idempotency_key in unanswered)
+    if missing > card.budget.remaining:
+        raise BudgetExhausted(
+            f"{missing} images are still to be bought, {card.budget.remaining} of {card.budget.granted} remain on "
+            f"this key; ask the owner for a grant of {missing - card.budget.remaining}, or plan for less",
+            granted=card.budget.granted,
+            spent=card.budget.spent,
+        )
+
+
+def _load(name: str, split: Any, key: str) -> Dataset:
+    try:
+        return load_dataset(name, split)
+    except (ValueError, DatasetUnavailable) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _buy(
+    folder: RunFolder,
+    teacher: Teacher,
+    reporter: Reporter,
+    forbidden: frozenset[bytes],
+    stage: str,
+    render: Callable[[], NDArray[np.uint8]],
+) -> LabelledImages:
+    """Record a stage unless it is recorded, buy what has no answer yet, and give it back whole."""
+    config, labels = folder.config.teacher, folder.labels
+    if not labels.has_stage(stage):
+        images_nhwc = render()
+        refuse_test_images(images_nhwc, forbidden, stage)
+        size = min(config.images_per_request, folder.record.teacher.images_per_request_max)
+        labels.record_stage(stage, images_nhwc, images_per_request=size)
+    with folder.timed(f"buy_{stage}"):
+        images, bought = labels.stage_images(stage)
+        heard = reporter.buying(stage, images, bought)
+        buy_stage(labels, teacher, stage, requests_in_flight=config.requests_in_flight, progress=heard)
+    return labels.labelled(stage)
+
+
+def _generate(
+    folder: RunFolder, plan: Plan, pool: LabelledImages, reporter: Reporter, device: torch.device
+) -> NDArray[np.uint8]:
+    """CVAE images under the plan's z and conditions; the CVAE learns from the pool and the teacher's top classes."""
+    config, seed = folder.config.synthesis.cvae, folder.config.seed
+    cvae = create_cvae(
+        config,
+        image_hwc=pool.images_nhwc.shape[1:],
+        classes=len(folder.record.teacher.classes),
+        generator=torch_generator(seed, "cvae.initial-weights"),
+    ).to(device)
+    if folder.cvae_path.exists():
+        restore_network(cvae, folder.cvae_path)
+    else:
+        with folder.timed("train_cvae"):
+            heard = reporter.training("CVAE")
+            train_cvae(
+                cvae,
+                config,
+                pool.images_nhwc,
+                top_classes(pool.values),
+                torch_generator(seed, "cvae.training", device),
+                lambda epoch: heard(epoch, config.epochs, float("nan")),
+            )
+        save_network(cvae, folder.cvae_path)
+    return generate(cvae, plan.z_nd, plan.classes_n)
+
+
+def _train_all(
+    folder: RunFolder, pool: Pool, bought: LabelledImages, reporter: Reporter, device: torch.device
+) -> None:
+    """Train every contender that is not trained yet."""
+    held_out = draw_held_out(folder.config, len(bought.images_nhwc))
+    for contender, lessons in prepare_lessons(folder.config, pool, bought, held_out).items():
+        if folder.contender_path(contender).exists():
+            continue
+        with folder.timed(f"train_{contender}"):
+            network, metrics = train_contender(
+                folder.config,
+                contender,
+                lessons,
+                device=device,
+                checkpoint_path=folder.checkpoint_path(contender),
+                progress=reporter.training(contender),
+            )
+        folder.write_metrics(contender, metrics)
+        save_network(network, folder.contender_path(contender))
+        folder.checkpoint_path(contender).unlink(missing_ok=True)

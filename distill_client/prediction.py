@@ -1,0 +1,43 @@
+"""Using the student: image files in, class names out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill_client.contenders import STUDENT
+from distill_client.errors import ConfigError
+from distill_client.results import load_contender
+from distill_client.run_folder import RunFolder
+from distill_client.student.evaluation import predict_probabilities
+from shared.wire.image_files import decode_image_file
+from shared.wire.images import InvalidImages
+
+_PIXELS_MAX = 100_000_000
+
+
+def predict_files(folder: RunFolder, files: list[Path], device: torch.device) -> list[dict[str, Any]]:
+    """Top class and its probability for each file. Raises ConfigError naming a file that cannot be read."""
+    card = folder.record.teacher
+    spec = card.input
+    decoded = []
+    for index, file in enumerate(files):
+        try:
+            decoded.append(
+                decode_image_file(
+                    file.read_bytes(),
+                    height=spec.height,
+                    width=spec.width,
+                    channels=spec.channels,
+                    pixels_max=_PIXELS_MAX,
+                    index=index,
+                )
+            )
+        except (OSError, InvalidImages) as error:
+            raise ConfigError(f"{file}: {error}") from error
+    probabilities_nk = predict_probabilities(load_contender(folder, STUDENT, device), np.stack(decoded))
+    return [
+        {"file": str(file), "class": card.classes[int(row.argmax())], "probability": round(float(row.max()), 6)}
+        for file, row in zip(files, probabilities_nk, strict=True)
+    ]

@@ -1,0 +1,79 @@
+"""A run's results as one picture: the accuracies, what was bought, and how the losses fell."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from distill_client.report.table import accuracies
+
+_SHORT = {
+    "teacher_accuracy": "teacher",
+    "student_alone": "student-alone",
+    "standard_kd": "standard-kd",
+    "student_accuracy": "our student",
+}
+_COLOURS = {"teacher": "#777777", "student-alone": "#9ecae1", "standard-kd": "#4292c6", "our student": "#e6550d"}
+_COLUMNS = 8
+
+
+def draw_report(
+    path: Path,
+    summary: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    samples: dict[str, tuple[NDArray[np.uint8], list[str]]],
+) -> None:
+    """Write the picture as PNG. ``samples``: per stage, uint8 images_nhwc and the teacher's top class of each."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 6.2), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=[1, 0.95], squeeze=False)[:, 0]
+        bars, losses = top.subplots(1, 2)
+        _draw_accuracies(bars, summary)
+        _draw_losses(losses, metrics)
+        _draw_samples(bottom, samples)
+        images = summary["images"]
+        figure.suptitle(
+            f"{summary['name']}: {images['bought']:,} answers bought, {images['charged_by_server']:,} charged by the "
+            f"server, {images['in_audit_log']:,} in its audit log"
+        )
+        unfinished = path.with_name(path.name + ".tmp")
+        figure.savefig(unfinished, format="png", dpi=130)
+        unfinished.replace(path)
+
+
+def _draw_accuracies(axes: Axes, summary: dict[str, Any]) -> None:
+    found = {_SHORT[key]: 100 * value for key, value in accuracies(summary).items() if value is not None}
+    names, values = list(found), list(found.values())
+    drawn = axes.barh(names[::-1], values[::-1], color=[_COLOURS[name] for name in names[::-1]])
+    axes.bar_label(drawn, fmt="%.2f %%", padding=3)
+    axes.set_xlim(max(0.0, min(values) - 6), min(100.0, max(values) + 2.5))
+    agreed = summary["agreement"]
+    title = f"accuracy on {summary['test_images']:,} test images"
+    axes.set_title(title + (f"; agreement with teacher {agreed:.2%}" if agreed is not None else ""), fontsize=9)
+
+
+def _draw_losses(axes: Axes, metrics: list[dict[str, Any]]) -> None:
+    for contender in dict.fromkeys(row["contender"] for row in metrics):
+        rows = [row for row in metrics if row["contender"] == contender]
+        name = {"student": "our student"}.get(contender, contender.replace("_", "-"))
+        steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+        axes.plot(steps, losses, label=name, color=_COLOURS.get(name))
+    axes.set_title("training loss (cross-entropy with the targets)", fontsize=9)
+    axes.set_xlabel("step")
+    axes.legend(frameon=False)
+
+
+def _draw_samples(figure: Any, samples: dict[str, tuple[NDArray[np.uint8], list[str]]]) -> None:
+    cells = np.atleast_2d(figure.subplots(len(samples), _COLUMNS))
+    for (stage, (images_nhwc, labels)), row in zip(samples.items(), cells, strict=True):
+        for column, axes in enumerate(row):
+            axes.set_axis_off()
+            if column < len(images_nhwc):
+                image = images_nhwc[column]
+                axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray_r", vmin=0, vmax=255)
+                axes.set_title(labels[column], fontsize=7, pad=2)
+        row[0].text(-0.35, 0.5, stage, transform=row[0].transAxes, ha="right", va="center", fontsize=9)

@@ -1,0 +1,81 @@
+"""Progress on the terminal: images bought, budget left, time left; plain lines where there is no terminal."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from distill_client.teachers.protocol import Answer
+
+
+class RunProgress:
+    """One bar per stage and training; use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]:<24}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def buying(self, stage: str, images: int, bought: int) -> Callable[[Answer], None]:
+        """See pipeline.Reporter."""
+        task = self._bars.add_task(f"buying {stage}", total=images, completed=bought, note="")
+        counted = bought
+        if not self._console.is_terminal:
+            self._console.print(
+                f"buying {stage}: {bought} of {images} images bought already"
+                if bought
+                else f"buying {stage}: {images} images",
+                highlight=False,
+            )
+
+        def heard(answer: Answer) -> None:
+            nonlocal counted
+            counted += answer.charged
+            self._bars.update(task, completed=counted, note=f"{answer.remaining} images left in budget")
+            if not self._console.is_terminal and counted == images:
+                self._console.print(
+                    f"buying {stage}: done, {answer.remaining} images left in budget", highlight=False
+                )
+
+        return heard
+
+    def training(self, what: str) -> Callable[[int, int, float], None]:
+        """See pipeline.Reporter."""
+        task = self._bars.add_task(f"training {what}", total=None, note="")
+        if not self._console.is_terminal:
+            self._console.print(f"training {what}", highlight=False)
+
+        def heard(step: int, steps: int, loss: float) -> None:
+            note = "" if loss != loss else f"loss {loss:.4f}"  # noqa: PLR0124 - NaN: this training reports none
+            self._bars.update(task, completed=step, total=steps, note=note)
+
+        return heard

@@ -1,0 +1,175 @@
+"""What came out of a run: accuracies, agreement, counts; the summary, the student to hand on, the picture's data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from distill_client.audit import Audit
+from distill_client.contenders import (
+    STANDARD_KD,
+    STUDENT,
+    STUDENT_ALONE,
+    draw_held_out,
+    fresh_network,
+    restore_network,
+    save_network,
+)
+from distill_client.errors import ConfigError, RunStoreError
+from distill_client.run_folder import RunFolder, write_atomically
+from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
+from distill_client.student.targets import top_classes
+from distill_client.teachers.store import LabelledImages
+from shared.datasets import Dataset
+from shared.wire.images import batch_digest, image_digests
+from shared.wire.teacher_answers import read_teacher_answers
+
+OWNER_FILE = "the owner's answers on the test set"
+HELD_OUT = "bought answers held out of training"
+
+
+def load_contender(folder: RunFolder, contender: str, device: torch.device) -> nn.Module:
+    """A trained contender of the run. Raises RunStoreError when it has not been trained yet."""
+    spec = folder.record.teacher.input
+    network = fresh_network(
+        folder.config,
+        image_hwc=(spec.height, spec.width, spec.channels),
+        classes=len(folder.record.teacher.classes),
+    )
+    path = folder.contender_path(contender)
+    if not path.exists():
+        raise RunStoreError(f"{folder.path}: {contender} is not trained yet: `distill resume {folder.path}`")
+    return restore_network(network, path).to(device)
+
+
+def measure_accuracies(folder: RunFolder, test: Dataset, device: torch.device) -> dict[str, float]:
+    """Test accuracy, as a fraction of true labels, of every contender that the run trains."""
+    wanted = {STUDENT: True, **_baselines(folder)}
+    return {
+        contender: round(_accuracy(load_contender(folder, contender, device), test), 4)
+        for contender, is_trained in wanted.items()
+        if is_trained
+    }
+
+
+def _baselines(folder: RunFolder) -> dict[str, bool]:
+    config = folder.config.baselines
+    return {STUDENT_ALONE: config.student_alone, STANDARD_KD: config.standard_kd}
+
+
+def _accuracy(network: nn.Module, test: Dataset) -> float:
+    return accuracy(predict_probabilities(network, test.images_nhwc), test.truth_n)
+
+
+def measure_agreement(
+    folder: RunFolder, bought: LabelledImages, test: Dataset, teacher_answers: Path | None, device: torch.device
+) -> dict[str, Any]:
+    """How often student and teacher name the same class, on which images, and how many they are.
+
+    On the owner's file where there is one, else on bought answers held out of training; null when neither is there.
+    Raises ConfigError when the file is not about this teacher and this test set.
+    """
+    network = load_contender(folder, STUDENT, device)
+    if teacher_answers is not None:
+        images_nhwc, teacher_n = test.images_nhwc, _read_owner_file(folder, test, teacher_answers)
+    else:
+        held_out = draw_held_out(folder.config, len(bought.images_nhwc))
+        images_nhwc, teacher_n = bought.images_nhwc[held_out], top_classes(bought.values[held_out])
+    if len(images_nhwc) == 0:
+        return {"agreement": None, "agreement_on": "not measured", "agreement_images": 0}
+    return {
+        "agreement": round(agreement(predict_probabilities(network, images_nhwc), teacher_n), 4),
+        "agreement_on": OWNER_FILE if teacher_answers is not None else HELD_OUT,
+        "agreement_images": len(images_nhwc),
+    }
+
+
+def _read_owner_file(folder: RunFolder, test: Dataset, path: Path) -> NDArray[np.int64]:
+    try:
+        answers = read_teacher_answers(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    card = folder.record.teacher
+    if (answers.teacher, answers.version) != (card.name, card.version):
+        raise ConfigError(
+            f"{path}: answers of teacher {answers.teacher} {answers.version}; the run bought from "
+            f"{card.name} {card.version}"
+        )
+    if answers.images_digest != batch_digest(image_digests(test.images_nhwc)):
+        raise ConfigError(f"{path}: answers to other images than {test.name} ({test.split})")
+    return top_classes(answers.probabilities_nk)
+
+
+def summarise(
+    folder: RunFolder,
+    accuracies: dict[str, float],
+    agreed: dict[str, Any],
+    audit: Audit,
+    *,
+    planned: dict[str, int],
+    test: Dataset,
+) -> dict[str, Any]:
+    """Put together what summary.json holds; accuracies and agreement are fractions."""
+    record = folder.record
+    return {
+        "name": record.name,
+        "run_id": record.run_id,
+        "config_digest": record.config_digest,
+        "seed": record.seed,
+        "teacher": {"name": record.teacher.name, "version": record.teacher.version},
+        "student_network": folder.config.student.network,
+        "test_dataset": test.name,
+        "test_images": len(test.images_nhwc),
+        "teacher_accuracy": record.teacher.test_accuracy,
+        "student_accuracy": accuracies[STUDENT],
+        **agreed,
+        "baselines": {name: accuracies.get(name) for name in (STUDENT_ALONE, STANDARD_KD)},
+        "images": {
+            "planned": sum(planned.values()),
+            "bought": audit.bought,
+            "charged_by_server": audit.charged_by_server,
+            "in_audit_log": audit.in_audit_log,
+            "by_phase": planned,
+        },
+        "audit": {"equal": audit.is_equal, "faults": list(audit.faults)},
+        "seconds": folder.read_seconds(),
+        "versions": record.versions,
+    }
+
+
+def export_student(folder: RunFolder, summary: dict[str, Any], device: torch.device) -> None:
+    """Write ``student/``: the weights and a card that says how to use them and where they come from."""
+    folder.student_path.mkdir(exist_ok=True)
+    save_network(load_contender(folder, STUDENT, device), folder.student_path / "student.safetensors")
+    card = folder.record.teacher
+    content = {
+        "network": folder.config.student.network,
+        "weights": "student.safetensors",
+        "input": {**card.input.model_dump(), "scaled": "uint8 / 255"},
+        "preprocessing": card.preprocessing,
+        "classes": card.classes,
+        "outputs": "logits; softmax gives probabilities",
+        "distilled_from": summary["teacher"],
+        "answers_bought": summary["images"]["bought"],
+        "test_dataset": summary["test_dataset"],
+        "test_accuracy": summary["student_accuracy"],
+        "agreement_with_teacher": summary["agreement"],
+        "run_id": summary["run_id"],
+        "config_digest": summary["config_digest"],
+    }
+    write_atomically(folder.student_path / "card.json", json.dumps(content, indent=2) + "\n")
+
+
+def sample_images(folder: RunFolder, *, per_stage: int = 8) -> dict[str, tuple[NDArray[np.uint8], list[str]]]:
+    """The first bought images of every stage, with the name of the teacher's top class of each."""
+    classes = folder.record.teacher.classes
+    samples = {}
+    for stage in folder.labels.stages():
+        bought = folder.labels.labelled(stage)
+        labels = [classes[label] for label in top_classes(bought.values[:per_stage])]
+        samples[stage] = (bought.images_nhwc[:per_stage], labels)
+    return samples

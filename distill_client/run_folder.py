@@ -1,0 +1,201 @@
+"""The run folder: everything a run leaves on the disk, and the only place that knows its file names.
+
+config.toml          the experiment, as resolved
+run.json             run id, digest of the configuration, seed, versions, the teacher's card and address
+answers.sqlite       recorded batches and paid answers
+cvae.safetensors     the trained CVAE
+checkpoints/         trainings that are under way
+contenders/          a trained network each: student, standard_kd, student_alone
+metrics.jsonl        one row per training report
+seconds.json         time spent in each phase, over all resumptions
+student/             the student to hand on: weights and card
+summary.json         what came out
+report.png           the same to look at
+"""
+
+import json
+import os
+import platform
+import secrets
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distill_client.config import RunConfig
+from distill_client.errors import ConfigError, RunStoreError
+from distill_client.teachers.store import PaidLabels
+from shared.wire.contracts import TeacherCard
+
+
+class RunRecord(BaseModel):
+    """What run.json holds: written once, when the run begins."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    name: str
+    seed: int
+    config_digest: str
+    started_at: str
+    teacher_url: str
+    teacher: TeacherCard
+    versions: dict[str, str]
+
+
+class RunFolder:
+    """One run on the disk; use as a context manager, which keeps a second process out."""
+
+    def __init__(self, path: Path, config: RunConfig, record: RunRecord) -> None:
+        self.path = path
+        self.config = config
+        self.record = record
+        self._lock = FileLock(path / ".lock", timeout=0)
+
+    def __enter__(self) -> "RunFolder":
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise RunStoreError(
+                f"{self.path}: another process is working on this run; wait for it or stop it"
+            ) from error
+        try:
+            self.labels = PaidLabels(self.path / "answers.sqlite", run_id=self.record.run_id)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.labels.close()
+        self._lock.release()
+
+    @property
+    def cvae_path(self) -> Path:
+        """The trained CVAE's weights."""
+        return self.path / "cvae.safetensors"
+
+    def checkpoint_path(self, contender: str) -> Path:
+        """Where a contender's training is saved while it lasts."""
+        return self.path / "checkpoints" / f"{contender}.safetensors"
+
+    def contender_path(self, contender: str) -> Path:
+        """A trained contender's weights."""
+        return self.path / "contenders" / f"{contender}.safetensors"
+
+    @property
+    def student_path(self) -> Path:
+        """The folder with the student to hand on."""
+        return self.path / "student"
+
+    @property
+    def figure_path(self) -> Path:
+        """The picture of the results."""
+        return self.path / "report.png"
+
+    def write_metrics(self, contender: str, rows: list[dict[str, float]]) -> None:
+        """Set a contender's training reports in metrics.jsonl; the other contenders' rows stay."""
+        kept = [row for row in self.read_metrics() if row["contender"] != contender]
+        lines = [json.dumps(row) for row in [*kept, *({"contender": contender, **row} for row in rows)]]
+        write_atomically(self.path / "metrics.jsonl", "\n".join(lines) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every row of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds spent inside to the phase's sum; a phase that is killed counts from its resumption."""
+        started = time.monotonic()
+        yield
+        spent = self.read_seconds()
+        spent[phase] = round(spent.get(phase, 0.0) + time.monotonic() - started, 3)
+        write_atomically(self.path / "seconds.json", json.dumps(spent, indent=2))
+
+    def read_seconds(self) -> dict[str, float]:
+        """Seconds by phase so far."""
+        path = self.path / "seconds.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace summary.json."""
+        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """What summary.json holds. Raises RunStoreError when the run has not come that far."""
+        try:
+            return dict(json.loads((self.path / "summary.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise RunStoreError(
+                f"{self.path}: no summary yet; `distill resume {self.path}` finishes the run"
+            ) from error
+
+
+def create_run(path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_url: str) -> RunFolder:
+    """Make a new run folder, all or nothing. Raises RunStoreError when there is something at ``path`` already."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunStoreError(
+            f"{path} exists already: `distill resume {path}` goes on with the run in it, or give another --out"
+        )
+    record = RunRecord(
+        run_id=secrets.token_hex(16),
+        name=config.name,
+        seed=config.seed,
+        config_digest=config.digest(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        teacher_url=teacher_url,
+        teacher=teacher,
+        versions=_versions(),
+    )
+    unfinished = path.with_name(f"{path.name}.{record.run_id[:8]}.tmp")
+    try:
+        (unfinished / "checkpoints").mkdir(parents=True)
+        (unfinished / "contenders").mkdir()
+        content = config.model_dump(mode="json", exclude_none=True)
+        write_atomically(unfinished / "config.toml", tomli_w.dumps(content))
+        write_atomically(unfinished / "run.json", record.model_dump_json(indent=2) + "\n")
+        if path.exists():
+            path.rmdir()  # empty, as was just seen
+        unfinished.rename(path)
+    except OSError as error:
+        raise RunStoreError(f"{path}: the run folder cannot be made: {error}") from error
+    return RunFolder(path, config, record)
+
+
+def open_run(path: Path) -> RunFolder:
+    """Open a run folder. Raises RunStoreError when it is none, or its configuration was changed."""
+    try:
+        record = RunRecord.model_validate_json((path / "run.json").read_text(encoding="utf-8"))
+        config = RunConfig.model_validate(tomllib.loads((path / "config.toml").read_text(encoding="utf-8")))
+    except (OSError, ValidationError, ConfigError, ValueError) as error:
+        raise RunStoreError(f"{path} is not a run folder, or a damaged one: {error}") from error
+    if config.digest() != record.config_digest:
+        raise RunStoreError(
+            f"{path}: config.toml was changed since the run began; a changed experiment needs a new --out"
+        )
+    return RunFolder(path, config, record)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that ``path`` holds the old or the new content whole, whenever the process dies."""
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("blackbox-distillation", "torch", "torchvision", "numpy", "httpx2", "pydantic")
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}

@@ -1,0 +1,187 @@
+"""Our own server's protocol over HTTP; the client's only import of an HTTP library."""
+
+import email.utils
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import httpx2
+import numpy as np
+import stamina
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from distill_client.errors import (
+    BudgetExhausted,
+    ConfigError,
+    TeacherProtocolError,
+    TeacherRefused,
+    TeacherUnavailable,
+)
+from distill_client.teachers.protocol import Answer, Values
+from shared.wire import contracts
+from shared.wire.contracts import Event, EventsPage, Problem, TeacherCard, Usage
+from shared.wire.error_codes import ErrorCode
+from shared.wire.images import NPY_MEDIA_TYPE, InvalidImages, decode_npy, encode_npy
+
+_TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
+_PAGE = 1000
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Retryable(Exception):
+    """An answer that says: ask again; ``after_s`` is how long the teacher wants to be left alone."""
+
+    def __init__(self, message: str, after_s: float | None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+def connect(url: str, secret: str, name: str, *, deadline_s: float) -> "NativeTeacher":
+    """A teacher at ``url`` (http or https), asked with ``secret``. Raises ConfigError for an unusable address."""
+    try:
+        client = httpx2.Client(
+            base_url=url, headers={"Authorization": f"Bearer {secret}"}, timeout=_TIMEOUT, follow_redirects=False
+        )
+        scheme = client.base_url.scheme
+    except (httpx2.InvalidURL, UnicodeEncodeError, ValueError) as error:
+        raise ConfigError(f"teacher address {url!r} or the key cannot be used: {error}") from error
+    if scheme not in ("http", "https"):
+        raise ConfigError(f"teacher address is {url!r}; allowed is http://HOST:PORT or https://HOST")
+    return NativeTeacher(client, name, deadline_s=deadline_s)
+
+
+class NativeTeacher:
+    """One teacher of one of our servers; may be used from several threads."""
+
+    def __init__(self, client: httpx2.Client, name: str, *, deadline_s: float) -> None:
+        self._client = client
+        self._name = name
+        self._deadline_s = deadline_s
+
+    def card(self) -> TeacherCard:
+        """See Teacher.card."""
+        return self._get(f"/v1/teachers/{self._name}", TeacherCard)
+
+    def usage(self) -> Usage:
+        """See Teacher.usage."""
+        return self._get("/v1/usage", Usage)
+
+    def events(self) -> Iterator[Event]:
+        """See Teacher.events."""
+        after: int | None = 0
+        while after is not None:
+            page = self._get(f"/v1/events?after={after}&limit={_PAGE}", EventsPage)
+            yield from page.events
+            after = page.next_after
+
+    def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
+        """See Teacher.label."""
+        request = self._client.build_request(
+            "POST",
+            f"/v1/teachers/{self._name}/labels",
+            content=encode_npy(images_nhwc),
+            headers={
+                "Content-Type": NPY_MEDIA_TYPE,
+                "Accept": NPY_MEDIA_TYPE,
+                contracts.HEADER_IDEMPOTENCY_KEY: idempotency_key,
+            },
+        )
+        return _read_answer(self._send(request), images=len(images_nhwc))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _get(self, path: str, model: type[Model]) -> Model:
+        response = self._send(self._client.build_request("GET", path))
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            raise TeacherProtocolError(f"GET {path}: the answer does not fit the contract: {error}") from error
+
+    def _send(self, request: httpx2.Request) -> httpx2.Response:
+        """Send until there is an answer that asking again would not change, or the deadline passes.
+
+        Safe for a paid request too: the idempotency key makes every repetition the same purchase.
+        """
+        try:
+            for attempt in stamina.retry_context(
+                on=_backoff, attempts=None, timeout=self._deadline_s, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
+            ):
+                with attempt:
+                    return _checked(self._client.send(request))
+        except (httpx2.TransportError, _Retryable) as error:
+            raise TeacherUnavailable(
+                f"no answer from {request.url.host}:{request.url.port or ''} within {self._deadline_s:g} s "
+                f"({type(error).__name__.lstrip('_')}: {error})"
+            ) from error
+        raise AssertionError("unreachable: the retry loop returns or raises")
+
+
+def _backoff(error: Exception) -> bool | float:
+    """Whether to ask again: seconds to wait, or True for the usual growing pause."""
+    if isinstance(error, _Retryable):
+        return error.after_s if error.after_s is not None else True
+    return isinstance(error, httpx2.TransportError)
+
+
+def _checked(response: httpx2.Response) -> httpx2.Response:
+    """The response if it is a success; else the error that it means."""
+    if response.is_success:
+        return response
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError as error:
+        what = f"HTTP {response.status_code} without a problem document"
+        if response.status_code in (408, 429) or response.status_code >= 500:  # a proxy in between
+            raise _Retryable(what, _retry_after(response)) from error
+        raise TeacherProtocolError(f"{response.request.url}: {what}; is this a teacher's address?") from error
+    if problem.retryable:
+        raise _Retryable(f"{problem.code}: {problem.detail}", _retry_after(response))
+    extra = problem.model_extra or {}
+    if problem.code == ErrorCode.BUDGET_EXHAUSTED:
+        raise BudgetExhausted(problem.detail, granted=int(extra.get("granted", 0)), spent=int(extra.get("spent", 0)))
+    hint = " (the key is read from DISTILL_API_KEY)" if problem.code == ErrorCode.UNAUTHENTICATED else ""
+    raise TeacherRefused(f"{problem.code}: {problem.detail}{hint}", code=problem.code)
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds, from either form of the Retry-After header."""
+    value = response.headers.get("Retry-After", "")
+    if value.isdecimal():
+        return float(value)
+    moment = email.utils.parsedate_tz(value)
+    return max(0.0, email.utils.mktime_tz(moment) - time.time()) if moment else None
+
+
+def _read_answer(response: httpx2.Response, *, images: int) -> Answer:
+    headers = response.headers
+    try:
+        answer = Answer(
+            values=_require_values(decode_npy(response.content), images),
+            version=headers[contracts.HEADER_VERSION],
+            disclosure=headers[contracts.HEADER_DISCLOSURE],
+            charged=int(headers[contracts.HEADER_CHARGED]),
+            spent=int(headers[contracts.HEADER_SPENT]),
+            remaining=int(headers[contracts.HEADER_REMAINING]),
+            event_sequence=int(headers[contracts.HEADER_EVENT_SEQUENCE]),
+            event_hash=headers[contracts.HEADER_EVENT_HASH],
+        )
+    except (InvalidImages, KeyError, ValueError) as error:
+        raise TeacherProtocolError(f"the answer to {images} images does not fit the contract: {error}") from error
+    if answer.charged != images:
+        raise TeacherProtocolError(f"{images} images were sent, {answer.charged} charged")
+    return answer
+
+
+def _require_values(array: NDArray[np.generic], images: int) -> Values:
+    if array.dtype == np.int64 and array.shape == (images,):
+        return array.astype(np.int64)
+    if array.dtype == np.float32 and array.ndim == 2 and len(array) == images:
+        probabilities_nk = array.astype(np.float32)
+        disclosed = probabilities_nk[~np.isnan(probabilities_nk)]
+        if ((disclosed < 0) | (disclosed > 1)).any():
+            raise ValueError("a probability lies outside 0 to 1")
+        return probabilities_nk
+    raise ValueError(f"{array.dtype} of shape {array.shape} is no answer to {images} images")

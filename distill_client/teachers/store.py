@@ -1,0 +1,247 @@
+"""The paid-label store: every batch before it is sent, every answer before it is used. The client's only SQL.
+
+One SQLite file per run. A stage is recorded whole, in one transaction, cut into batches that are never cut
+differently afterwards; each batch has its idempotency key from then on. An answer is kept in one transaction, fsynced
+before anything sees it. So a kill at any moment leaves either a batch to be asked for again, at no second charge, or
+its answer.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_client.errors import RunStoreError
+from distill_client.teachers.protocol import Answer, Values
+from shared.wire.images import answer_digest, batch_digest, decode_npy, encode_npy, image_digests
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE stages (name TEXT PRIMARY KEY, height INTEGER NOT NULL, width INTEGER NOT NULL,
+                     channels INTEGER NOT NULL);
+CREATE TABLE images (digest BLOB PRIMARY KEY, pixels BLOB NOT NULL, batch INTEGER NOT NULL, place INTEGER NOT NULL,
+                     UNIQUE (batch, place));
+CREATE TABLE stage_images (stage TEXT NOT NULL REFERENCES stages, position INTEGER NOT NULL,
+                           digest BLOB NOT NULL REFERENCES images, PRIMARY KEY (stage, position));
+CREATE TABLE batches (number INTEGER PRIMARY KEY, stage TEXT NOT NULL REFERENCES stages,
+                      idempotency_key TEXT NOT NULL UNIQUE, images INTEGER NOT NULL, input_digest TEXT NOT NULL);
+CREATE TABLE answers (batch INTEGER PRIMARY KEY REFERENCES batches, answer_npy BLOB NOT NULL,
+                      answer_digest TEXT NOT NULL, version TEXT NOT NULL, disclosure TEXT NOT NULL,
+                      charged INTEGER NOT NULL, spent INTEGER NOT NULL, remaining INTEGER NOT NULL,
+                      event_sequence INTEGER NOT NULL, event_hash TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The unit of purchase and retry: uint8 images_nhwc under one idempotency key."""
+
+    number: int
+    idempotency_key: str
+    images_nhwc: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """One answered batch as the client recorded it: what an audit compares with the teacher's log."""
+
+    idempotency_key: str
+    images: int
+    charged: int
+    input_digest: str
+    answer_digest: str
+    version: str
+    disclosure: str
+    event_sequence: int
+    event_hash: str
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """uint8 images_nhwc and the teacher's values for exactly those bytes, row by row."""
+
+    images_nhwc: NDArray[np.uint8]
+    values: Values
+
+
+class PaidLabels:
+    """The store of one run; used from one thread."""
+
+    def __init__(self, path: Path, *, run_id: str) -> None:
+        self._path = path
+        self._run_id = run_id
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                self._connection.execute(f"PRAGMA {pragma}")
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = 1; COMMIT;")
+        except sqlite3.Error as error:
+            raise RunStoreError(f"{path}: the paid answers cannot be opened: {error}") from error
+        if version not in (0, _SCHEMA_VERSION):
+            raise RunStoreError(f"{path}: written by another version of this program (schema {version})")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def has_stage(self, stage: str) -> bool:
+        """Whether a stage's images are recorded."""
+        return self._connection.execute("SELECT 1 FROM stages WHERE name = ?", (stage,)).fetchone() is not None
+
+    def stages(self) -> list[str]:
+        """The recorded stages, in the order of recording."""
+        return [row[0] for row in self._connection.execute("SELECT name FROM stages ORDER BY rowid")]
+
+    def stage_images(self, stage: str) -> tuple[int, int]:
+        """How many images a stage's own batches buy, and how many of those are answered."""
+        row = self._connection.execute(
+            "SELECT coalesce(sum(images), 0), coalesce(sum(CASE WHEN batch IS NULL THEN 0 ELSE images END), 0) "
+            "FROM batches LEFT JOIN answers ON batch = number WHERE stage = ?",
+            (stage,),
+        ).fetchone()
+        return int(row[0]), int(row[1])
+
+    def record_stage(self, stage: str, images_nhwc: NDArray[np.uint8], *, images_per_request: int) -> None:
+        """Record a stage's images and the batches that buy them, all or nothing.
+
+        An image that the run has recorded before, in this stage or another, is not bought again: the stage refers to
+        it. Raises RunStoreError when the disk refuses.
+        """
+        digests = image_digests(images_nhwc)
+        with self._transaction() as connection:
+            known = {row[0] for row in connection.execute("SELECT digest FROM images")}
+            fresh = list({digest: place for place, digest in enumerate(digests) if digest not in known}.values())
+            connection.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", (stage, *images_nhwc.shape[1:]))
+            for start in range(0, len(fresh), images_per_request):
+                rows = fresh[start : start + images_per_request]
+                self._record_batch(stage, [digests[row] for row in rows], images_nhwc[rows])
+            connection.executemany(
+                "INSERT INTO stage_images VALUES (?, ?, ?)",
+                ((stage, position, digest) for position, digest in enumerate(digests)),
+            )
+
+    def _record_batch(self, stage: str, digests: list[bytes], images_nhwc: NDArray[np.uint8]) -> None:
+        input_digest = batch_digest(digests)
+        key = hashlib.sha256(f"{self._run_id}:{input_digest}".encode()).hexdigest()
+        number = self._connection.execute(
+            "INSERT INTO batches (stage, idempotency_key, images, input_digest) VALUES (?, ?, ?, ?)",
+            (stage, key, len(digests), input_digest),
+        ).lastrowid
+        self._connection.executemany(
+            "INSERT INTO images VALUES (?, ?, ?, ?)",
+            (
+                (digest, image.tobytes(), number, place)
+                for place, (digest, image) in enumerate(zip(digests, images_nhwc, strict=True))
+            ),
+        )
+
+    def unanswered(self, stage: str) -> list[int]:
+        """The numbers of a stage's batches that have no answer yet, in order."""
+        rows = self._connection.execute(
+            "SELECT number FROM batches WHERE stage = ? AND number NOT IN (SELECT batch FROM answers) "
+            "ORDER BY number",
+            (stage,),
+        )
+        return [row[0] for row in rows]
+
+    def read_batch(self, number: int) -> Batch:
+        """A recorded batch, its images as they were recorded."""
+        stage, key = self._connection.execute(
+            "SELECT stage, idempotency_key FROM batches WHERE number = ?", (number,)
+        ).fetchone()
+        pixels = self._connection.execute("SELECT pixels FROM images WHERE batch = ? ORDER BY place", (number,))
+        return Batch(number, key, self._images([row[0] for row in pixels], stage))
+
+    def keep_answer(self, number: int, answer: Answer) -> None:
+        """Keep a paid answer; it is on the disk when this returns. Keeping it twice changes nothing."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (
+                    number,
+                    encode_npy(answer.values),
+                    answer_digest(answer.values),
+                    answer.version,
+                    answer.disclosure,
+                    answer.charged,
+                    answer.spent,
+                    answer.remaining,
+                    answer.event_sequence,
+                    answer.event_hash,
+                ),
+            )
+
+    def labelled(self, stage: str) -> LabelledImages:
+        """A stage's images in their order, each with its answer, whichever stage bought it.
+
+        Raises RunStoreError when an answer is missing or damaged.
+        """
+        rows = self._connection.execute(
+            "SELECT pixels, images.batch, place FROM stage_images JOIN images USING (digest) "
+            "WHERE stage = ? ORDER BY position",
+            (stage,),
+        ).fetchall()
+        answers = {batch: self._read_values(batch) for batch in sorted({row[1] for row in rows})}
+        if not rows:
+            raise RunStoreError(f"{self._path}: stage {stage!r} holds no images")
+        values: Values = np.stack([answers[batch][place] for _, batch, place in rows])
+        return LabelledImages(self._images([row[0] for row in rows], stage), values)
+
+    def _read_values(self, batch: int) -> Values:
+        row = self._connection.execute(
+            "SELECT answer_npy, answer_digest FROM answers WHERE batch = ?", (batch,)
+        ).fetchone()
+        if row is None:
+            raise RunStoreError(f"{self._path}: batch {batch} has no answer yet; `distill resume` buys it")
+        values = decode_npy(row[0])
+        is_labels = values.dtype == np.int64
+        typed: Values = values.astype(np.int64) if is_labels else values.astype(np.float32)
+        if answer_digest(typed) != row[1]:
+            raise RunStoreError(f"{self._path}: the answer to batch {batch} is damaged: its digest differs")
+        return typed
+
+    def purchases(self) -> list[Purchase]:
+        """Every answered batch, in the order of recording."""
+        rows = self._connection.execute(
+            "SELECT idempotency_key, images, charged, input_digest, answer_digest, version, disclosure, "
+            "event_sequence, event_hash FROM batches JOIN answers ON batch = number ORDER BY number"
+        )
+        return [Purchase(*row) for row in rows]
+
+    def recorded_keys(self) -> frozenset[str]:
+        """The idempotency keys of all recorded batches, answered or not."""
+        return frozenset(row[0] for row in self._connection.execute("SELECT idempotency_key FROM batches"))
+
+    def images_bought(self) -> int:
+        """Images whose answers are on the disk."""
+        return int(
+            self._connection.execute(
+                "SELECT coalesce(sum(images), 0) FROM batches JOIN answers ON batch = number"
+            ).fetchone()[0]
+        )
+
+    def _images(self, pixels: list[bytes], stage: str) -> NDArray[np.uint8]:
+        shape = self._connection.execute(
+            "SELECT height, width, channels FROM stages WHERE name = ?", (stage,)
+        ).fetchone()
+        return np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), *shape)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise RunStoreError(f"{self._path}: the paid answers cannot be written: {error}") from error
