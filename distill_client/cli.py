@@ -69,9 +69,8 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
             card = server.card()
         check_card(experiment, card, material.pool)
         if cost.total > card.budget.remaining:
-            raise ConfigError(
-                f"the plan buys {cost.total} images; the key has {card.budget.remaining} of {card.budget.granted} left"
-            )
+            left = f"{card.budget.remaining} of {card.budget.granted} are left on this key"
+            raise ConfigError(f"the plan buys {cost.total} images; {left}")
     per_request = experiment.teacher.images_per_request
     requests = sum(math.ceil(images / per_request) for images in asdict(cost).values())
     if as_json:
