@@ -6,7 +6,6 @@ key is read from DISTILL_API_KEY, never from a flag, where other users of the ma
 
 import contextlib
 import json
-import logging
 import math
 import os
 from collections.abc import Iterator
@@ -44,7 +43,6 @@ _err = Console(stderr=True)
 
 def main() -> None:
     """Entry point: an expected failure is one line on stderr and its exit code, never a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         app()
     except DistillError as error:
@@ -222,11 +220,12 @@ def _print_summary(summary: dict[str, Any], directory: Path, *, as_json: bool) -
 
 @contextlib.contextmanager
 def _connected(url: str, config: RunConfig) -> Iterator[Any]:
-    from distill_client.teachers.native import connect
+    from distill_client.teachers.native import announce_retries, connect
 
     secret = os.environ.get(KEY_VARIABLE, "")
     if not secret:
         raise ConfigError(f"{KEY_VARIABLE} is not set: put the key that the teacher's owner gave you into it")
+    announce_retries(lambda sentence: _err.print(sentence, highlight=False, markup=False, soft_wrap=True))
     server = connect(url, secret, config.teacher.name, deadline_s=config.teacher.deadline_s)
     try:
         yield server

@@ -192,9 +192,7 @@ def list_keys(ledger: Ledger, as_json: AsJson = False) -> None:
         return
     table = Table(*(["name", "granted", "spent", "remaining", "disclosure", "status", "expires"]))
     for report in reports:
-        table.add_row(
-            *[str(report[column.header] or "") for column in table.columns if isinstance(column.header, str)]
-        )
+        table.add_row(*[_cell(report[column.header]) for column in table.columns if isinstance(column.header, str)])
     _out.print(table)
 
 
@@ -234,6 +232,10 @@ def _key_report(key: ledger_keys.Key) -> dict[str, Any]:
         "expires": key.expires_at,
         "revoked": key.revoked_at,
     }
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _print(report: dict[str, Any], text: str, *, as_json: bool) -> None:

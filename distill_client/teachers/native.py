@@ -1,8 +1,9 @@
 """Our own server's protocol over HTTP; the client's only import of an HTTP library."""
 
 import email.utils
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import httpx2
@@ -10,6 +11,7 @@ import numpy as np
 import stamina
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from distill_client.errors import (
     BudgetExhausted,
@@ -26,6 +28,9 @@ from shared.wire.images import NPY_MEDIA_TYPE, InvalidImages, decode_npy, encode
 
 _TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
 _PAGE = 1000
+# What may pass: the server is down, restarting or slow. Not a malformed request of ours, which never will.
+_TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
+_SECRET_PATTERN = re.compile(r"[\x21-\x7e]+")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -38,17 +43,32 @@ class _Retryable(Exception):
 
 
 def connect(url: str, secret: str, name: str, *, deadline_s: float) -> "NativeTeacher":
-    """A teacher at ``url`` (http or https), asked with ``secret``. Raises ConfigError for an unusable address."""
+    """A teacher at ``url`` (http or https), asked with ``secret``.
+
+    Raises ConfigError for an address or a key that cannot be used.
+    """
+    if not _SECRET_PATTERN.fullmatch(secret):
+        raise ConfigError("the key holds spaces, line breaks or other characters that no key has; copy it again")
     try:
         client = httpx2.Client(
             base_url=url, headers={"Authorization": f"Bearer {secret}"}, timeout=_TIMEOUT, follow_redirects=False
         )
         scheme = client.base_url.scheme
-    except (httpx2.InvalidURL, UnicodeEncodeError, ValueError) as error:
-        raise ConfigError(f"teacher address {url!r} or the key cannot be used: {error}") from error
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise ConfigError(f"teacher address is {url!r}, which cannot be used: {error}") from error
     if scheme not in ("http", "https"):
         raise ConfigError(f"teacher address is {url!r}; allowed is http://HOST:PORT or https://HOST")
     return NativeTeacher(client, name, deadline_s=deadline_s)
+
+
+def announce_retries(say: Callable[[str], None]) -> None:
+    """Have ``say`` told, in a sentence, whenever a request is about to be repeated."""
+
+    def tell(details: RetryDetails) -> None:
+        reason = f"{type(details.caused_by).__name__.lstrip('_')}: {details.caused_by}"
+        say(f"the teacher does not answer ({reason}); asking again in {details.wait_for:.1f} s")
+
+    set_on_retry_hooks([tell])
 
 
 class NativeTeacher:
@@ -111,7 +131,7 @@ class NativeTeacher:
             ):
                 with attempt:
                     return _checked(self._client.send(request))
-        except (httpx2.TransportError, _Retryable) as error:
+        except (*_TRANSIENT, _Retryable) as error:
             raise TeacherUnavailable(
                 f"no answer from {request.url.host}:{request.url.port or ''} within {self._deadline_s:g} s "
                 f"({type(error).__name__.lstrip('_')}: {error})"
@@ -123,7 +143,7 @@ def _backoff(error: Exception) -> bool | float:
     """Whether to ask again: seconds to wait, or True for the usual growing pause."""
     if isinstance(error, _Retryable):
         return error.after_s if error.after_s is not None else True
-    return isinstance(error, httpx2.TransportError)
+    return isinstance(error, _TRANSIENT)
 
 
 def _checked(response: httpx2.Response) -> httpx2.Response:
