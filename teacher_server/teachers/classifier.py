@@ -55,11 +55,12 @@ class TorchClassifier:
             # TF32 would let a row's answer depend on the batch it came in by far more than the 1e-5 we promise.
             torch.backends.cudnn.allow_tf32 = False
         self._network = load_network(bundle, self._device)
-        self._preprocessing = Preprocessing(bundle.manifest.input, self._device)
+        spec = bundle.manifest.input
+        self._preprocessing = Preprocessing(spec, self._device)
+        self._image_shape = (spec.height, spec.width, spec.channels)
         self._rows_per_batch = rows_per_batch
         self._lock = threading.Lock()
         self._name = bundle.manifest.name
-        self._spec = bundle.manifest.input
         self._classes = len(bundle.manifest.classes)
 
     @property
@@ -72,9 +73,9 @@ class TorchClassifier:
 
         Raises ValueError for images of another shape or dtype, ClassifierFault when a row is not finite.
         """
-        wanted = (self._spec.height, self._spec.width, self._spec.channels)
-        if images_nhwc.dtype != np.uint8 or images_nhwc.ndim != 4 or images_nhwc.shape[1:] != wanted:
-            raise ValueError(f"images are {images_nhwc.dtype} {images_nhwc.shape}; allowed is uint8 (N, *{wanted})")
+        if images_nhwc.dtype != np.uint8 or images_nhwc.shape[1:] != self._image_shape:
+            found, allowed = f"{images_nhwc.dtype} {images_nhwc.shape}", ", ".join(map(str, self._image_shape))
+            raise ValueError(f"images are {found}; allowed is uint8 (N, {allowed})")
         probabilities_nk = np.empty((len(images_nhwc), self._classes), np.float32)
         for start in range(0, len(images_nhwc), self._rows_per_batch):
             rows = slice(start, start + self._rows_per_batch)
@@ -90,12 +91,13 @@ class TorchClassifier:
     def warm(self) -> None:
         """Answer for one image and for a full batch, so that no caller pays for first-call set-up."""
         for rows in {1, self._rows_per_batch}:
-            self.probabilities(np.zeros((rows, self._spec.height, self._spec.width, self._spec.channels), np.uint8))
+            self.probabilities(np.zeros((rows, *self._image_shape), np.uint8))
 
     def _forward(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            # torch.tensor copies: the array may be a read-only view of a request's body
-            images_nchw = self._preprocessing(torch.tensor(images_nhwc).to(self._device))
+            # torch.tensor copies, which suits the read-only view of a request's body; strides other than C order
+            # would survive the copy and choose other, slower kernels
+            images_nchw = self._preprocessing(torch.tensor(np.ascontiguousarray(images_nhwc)).to(self._device))
             probabilities_nk = torch.softmax(self._network(images_nchw), dim=1, dtype=torch.float32)
             result: NDArray[np.float32] = probabilities_nk.cpu().numpy()
             return result

@@ -35,6 +35,8 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Version = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
@@ -100,8 +102,8 @@ class TrainingTable(_Table):
 class BundleManifest(_Table):
     """The content of ``teacher.toml``."""
 
-    name: str = Field(pattern=NAME_PATTERN)
-    version: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+    name: Name
+    version: Version
     classes: Annotated[
         tuple[Text, ...], Field(min_length=2, max_length=10_000, strict=False), AfterValidator(_distinct)
     ]

@@ -15,9 +15,9 @@ def predict_split(bundle: Bundle, dataset_name: str, split: Split, device: str =
     """
     dataset = load_dataset(dataset_name, split)
     spec = bundle.manifest.input
-    wanted = (spec.height, spec.width, spec.channels)
-    if dataset.images_nhwc.shape[1:] != wanted:
+    if dataset.images_nhwc.shape[1:] != (spec.height, spec.width, spec.channels):
         found = " x ".join(str(side) for side in dataset.images_nhwc.shape[1:])
+        wanted = f"{spec.height} x {spec.width} x {spec.channels}"
         raise ValueError(
             f"data set {dataset_name} has images of {found}; teacher {bundle.manifest.name} takes {wanted}"
         )

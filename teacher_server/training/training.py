@@ -7,12 +7,14 @@ they are worth; the test split is looked at once, after it.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,8 +26,11 @@ from teacher_server.teachers.manifest import (
     BundleManifest,
     InputTable,
     MeasuredTable,
+    Name,
     NetworkTable,
+    Text,
     TrainingTable,
+    Version,
 )
 
 # Called with (steps done, steps in all, mean loss since the call before).
@@ -40,7 +45,8 @@ class Recipe:
     """How to train.
 
     ``cosine`` lets the learning rate fall to 0 along half a cosine, else it stays; ``shift_pixels`` moves each image
-    by up to that much either way, filling up with black.
+    by up to that much either way, filling up with black. ``threads`` is of the CPU: batches this small gain nothing
+    from a second thread, lose a hundredfold when something else wants its core, and give other last digits with it.
     """
 
     epochs: int
@@ -48,6 +54,7 @@ class Recipe:
     learning_rate: float = 1e-3
     cosine: bool = False
     shift_pixels: int = 0
+    threads: int = 1
 
 
 RECIPES = {
@@ -73,6 +80,11 @@ class TrainingOrder:
     epochs: int | None = None
     command: str = "train_and_write_bundle"
 
+    @property
+    def bundle_name(self) -> str:
+        """The teacher's name in the bundle."""
+        return self.name or f"{self.dataset}-{self.network}"
+
     def recipe(self) -> Recipe:
         """The data set's recipe with this order's epochs; raises ValueError when there is none."""
         if self.dataset not in RECIPES:
@@ -92,6 +104,7 @@ def train_and_write_bundle(
     exists (before any training) and ``overwrite`` is false.
     """
     recipe, device = order.recipe(), choose_device(order.device)
+    _require_fields(order)
     require_writable(folder, overwrite=overwrite)
     train, test = load_dataset(order.dataset, "train"), load_dataset(order.dataset, "test")
     started = time.monotonic()
@@ -99,7 +112,7 @@ def train_and_write_bundle(
     seconds = time.monotonic() - started
     weights, weights_table = serialise_weights(network)
     manifest = BundleManifest(
-        name=order.name or f"{order.dataset}-{order.network}",
+        name=order.bundle_name,
         version=order.version,
         classes=train.class_names,
         input=_input_of(train),
@@ -115,6 +128,19 @@ def train_and_write_bundle(
     return write_bundle(folder, manifest, weights, overwrite=overwrite)
 
 
+def _require_fields(order: TrainingOrder) -> None:
+    """Raise ValueError for what the bundle's manifest would refuse, before any training rather than after it."""
+    for field, value, allowed in (
+        ("name", order.bundle_name, Name),
+        ("version", order.version, Version),
+        ("command", order.command, Text),
+    ):
+        try:
+            TypeAdapter(allowed).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"{field} is {value!r}: {error.errors()[0]['msg']}") from error
+
+
 def train_teacher(
     train: Dataset,
     network_name: str,
@@ -124,19 +150,26 @@ def train_teacher(
     device: torch.device,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Train a fresh network; the same seed, machine and number of threads give the same weights.
+    """Train a fresh network, in eval mode after it; the same seed and machine give the same weights.
 
     Raises ValueError when the network is unknown or not defined for the data set's images.
     """
     network = _fresh_network(network_name, train, seed).to(device)
-    network.train()
+    with _cpu_threads(recipe.threads):
+        _fit(network.train(), train, recipe, torch.Generator(device).manual_seed(seed), progress)
+    return network.eval()
+
+
+def _fit(
+    network: nn.Module, train: Dataset, recipe: Recipe, generator: torch.Generator, progress: Progress | None
+) -> None:
+    device = generator.device
     # The whole split lives on the device as uint8 (47 MB for Fashion-MNIST); batches are cut and scaled there.
     margin = recipe.shift_pixels
     bordered_nhwc = F.pad(torch.tensor(train.images_nhwc), (0, 0, margin, margin, margin, margin)).to(device)
     truth_n = torch.tensor(train.truth_n, device=device)
     prepare = Preprocessing(_input_of(train), device)
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, fused=True)
-    generator = torch.Generator(device).manual_seed(seed)
     steps_in_all = recipe.epochs * -(-len(truth_n) // recipe.batch_size)
     step, loss_since = 0, torch.zeros((), device=device)
 
@@ -145,7 +178,7 @@ def train_teacher(
         for rows in torch.split(order, recipe.batch_size):
             for group in optimiser.param_groups if recipe.cosine else ():
                 group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * step / steps_in_all)) / 2
-            images_nchw = prepare(_cut(bordered_nhwc, rows, margin, generator))
+            images_nchw = prepare(shifted_batch(bordered_nhwc, rows, margin, generator))
             loss = F.cross_entropy(network(images_nchw), truth_n[rows])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -156,7 +189,16 @@ def train_teacher(
                 since = (step - 1) % STEPS_PER_PROGRESS + 1
                 progress(step, steps_in_all, float(loss_since) / since)
                 loss_since = torch.zeros_like(loss_since)
-    return network.eval()
+
+
+@contextmanager
+def _cpu_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure_accuracy(network: nn.Module, test: Dataset, device: torch.device) -> float:
@@ -171,8 +213,13 @@ def measure_accuracy(network: nn.Module, test: Dataset, device: torch.device) ->
     return right / len(test.truth_n)
 
 
-def _cut(bordered_nhwc: torch.Tensor, rows: torch.Tensor, margin: int, generator: torch.Generator) -> torch.Tensor:
-    """The images of ``rows``, each cut out of its border at a random offset, uint8 N x H x W x C."""
+def shifted_batch(
+    bordered_nhwc: torch.Tensor, rows: torch.Tensor, margin: int, generator: torch.Generator
+) -> torch.Tensor:
+    """The images of ``rows``, uint8 N x H x W x C, each cut out of its border at a random offset.
+
+    ``bordered_nhwc`` has ``margin`` pixels on every side, so an image moves by up to that many either way.
+    """
     if margin == 0:
         return bordered_nhwc[rows]
     device = bordered_nhwc.device
@@ -202,7 +249,7 @@ def _record(order: TrainingOrder, recipe: Recipe, seconds: float) -> TrainingTab
         command=order.command,
         seed=order.seed,
         device=order.device,
-        threads=torch.get_num_threads(),
+        threads=recipe.threads,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from shared.datasets import DATASET_NAMES, Dataset, DatasetUnavailable, Split, load_dataset
+from shared.datasets import DATASET_NAMES, DatasetUnavailable, Split, load_dataset
+from tests.shared.published import load_or_skip
 
 # SHA-256 of images_nhwc.tobytes(), of the official files
 PUBLISHED: dict[tuple[str, Split], str] = {
@@ -23,13 +24,6 @@ PUBLISHED: dict[tuple[str, Split], str] = {
     ("cifar10", "train"): "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     ("cifar10", "test"): "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
 }
-
-
-def load_or_skip(name: str, split: Split) -> Dataset:
-    try:
-        return load_dataset(name, split)
-    except DatasetUnavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize(("name", "split"), PUBLISHED)
