@@ -17,7 +17,7 @@ from shared.datasets import DATASET_NAMES, DatasetUnavailable
 from shared.wire.contracts import Disclosure
 from teacher_server.errors import OperatorError, Refusal
 from teacher_server.ledger import keys as ledger_keys
-from teacher_server.ledger.database import migrate, open_database
+from teacher_server.ledger.database import hold_for_server, migrate, open_database
 from teacher_server.settings import TeacherSettings
 
 app = typer.Typer(
@@ -46,7 +46,8 @@ def main() -> None:
         typer.echo(f"teacher: {error}", err=True)
         raise SystemExit(2) from None
     except Refusal as refusal:
-        typer.echo(f"teacher: {refusal.detail} ({refusal.__cause__})", err=True)
+        cause = refusal.__cause__  # SQLAlchemy's own text has several lines; the driver's error has one
+        typer.echo(f"teacher: {refusal.detail} ({getattr(cause, 'orig', cause)})", err=True)
         raise SystemExit(2) from None
 
 
@@ -73,6 +74,7 @@ def serve(
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    lock = hold_for_server(settings.ledger)
     listener = _listen(settings.host, settings.port)
     with _operator_mistakes():
         teachers = [load_teacher(folder, device=settings.device) for folder in settings.bundles]
@@ -82,7 +84,8 @@ def serve(
     # The socket already listens: who connects from now on is answered as soon as the loop below runs.
     typer.echo(json.dumps({"url": url, "teachers": names}) if as_json else f"serving {', '.join(names)} at {url}")
     config = uvicorn.Config(application, log_config=None, access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    with lock:
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
