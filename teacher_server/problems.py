@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from shared.wire.contracts import HEADER_REQUEST_ID
 from shared.wire.error_codes import ERROR_KINDS, PROBLEM_MEDIA_TYPE, ErrorCode, problem_type
 from teacher_server.errors import Refusal
 
@@ -26,7 +27,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 def problem_response(refusal: Refusal, request: Request) -> JSONResponse:
     """Render one refusal."""
     kind = ERROR_KINDS[refusal.code]
-    headers: dict[str, str] = {"X-Should-Retry": str(kind.retryable).lower()}
+    # The id is set here too: the answer to a defect is sent from outside every middleware.
+    headers = {HEADER_REQUEST_ID: request.state.request_id, "X-Should-Retry": str(kind.retryable).lower()}
     if refusal.code is ErrorCode.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
     if kind.status == 503:

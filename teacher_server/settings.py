@@ -21,6 +21,9 @@ class TeacherSettings(BaseSettings):
         min_length=1, description="teacher bundle folders; in the environment separated by colons"
     )
     ledger: str = Field(description="sqlite:///FILE")
+    ledger_timeout_s: float = Field(
+        30.0, gt=0, description="seconds to wait for another writer of the ledger before answering 503"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and prints it")
     device: str = Field("cpu", description="where teachers run: cpu, cuda or cuda:N")

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import anyio
 from fastapi import Request
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE
@@ -20,7 +21,7 @@ async def read_body(request: Request, settings: TeacherSettings) -> Body:
     """Read and parse the body.
 
     Raises Refusal: unsupported_media_type, body_too_large (from Content-Length, before a byte is read, or while
-    reading), body_incomplete (too slow), invalid_request, too_many_images.
+    reading), body_incomplete (too slow, or the caller went away), invalid_request, too_many_images.
     """
     request.state.body_was_read = False
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -40,14 +41,17 @@ async def read_body(request: Request, settings: TeacherSettings) -> Body:
         raise Refusal(
             ErrorCode.BODY_INCOMPLETE, f"the body did not arrive within {settings.body_timeout_s:g} seconds"
         ) from error
+    except ClientDisconnect as error:  # there is nobody left to read this, but it is no defect of ours
+        raise Refusal(ErrorCode.BODY_INCOMPLETE, "the connection was closed before the whole body came") from error
     request.state.body_was_read = True
     return body
 
 
 async def _bounded_chunks(request: Request, body_bytes_max: int) -> AsyncIterator[bytes]:
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > body_bytes_max:
-        raise _too_large(announced, body_bytes_max)
+    # Compared by length first: Python refuses to read numbers of thousands of digits.
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > body_bytes_max):
+        raise _too_large(announced[:40], body_bytes_max)
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
@@ -64,6 +68,15 @@ def _too_large(found: str, body_bytes_max: int) -> Refusal:
     )
 
 
+class _WholeFormParser(MultiPartParser):
+    """Knows whether the closing boundary came: without it the last file would be missing, and nobody told."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
 async def _read_files(request: Request, chunks: AsyncIterator[bytes], settings: TeacherSettings) -> ImageFilesBody:
     async def stream() -> AsyncGenerator[bytes, None]:
         async for chunk in chunks:
@@ -71,7 +84,8 @@ async def _read_files(request: Request, chunks: AsyncIterator[bytes], settings: 
         yield b""  # the parser takes this for the end
 
     # One more than allowed, so that the count is refused with its own code and not as a malformed form.
-    parser = MultiPartParser(request.headers, stream(), max_files=settings.images_per_request_max + 1, max_fields=16)
+    files_max = settings.images_per_request_max + 1
+    parser = _WholeFormParser(request.headers, stream(), max_files=files_max, max_fields=16)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
@@ -79,6 +93,8 @@ async def _read_files(request: Request, chunks: AsyncIterator[bytes], settings: 
         code = ErrorCode.TOO_MANY_IMAGES if too_many else ErrorCode.INVALID_REQUEST
         raise Refusal(code, f"multipart form: {getattr(error, 'message', 'no boundary')}") from error
     try:
+        if not parser.ended:
+            raise Refusal(ErrorCode.INVALID_REQUEST, "multipart form: the closing boundary is missing")
         fields = sorted({name for name, _ in form.multi_items() if name != FILES_FIELD})
         if fields:
             raise Refusal(

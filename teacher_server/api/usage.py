@@ -11,6 +11,7 @@ from teacher_server.api.context import Caller, CurrentServer
 router = APIRouter(tags=["usage"])
 
 EVENTS_PER_PAGE_MAX = 1000
+SEQUENCE_MAX = 2**53 - 1
 
 
 @router.get("/v1/usage", summary="The calling key's budget")
@@ -23,7 +24,7 @@ async def get_usage(key: Caller) -> Usage:
 async def get_events(
     key: Caller,
     server: CurrentServer,
-    after: Annotated[int, Query(ge=0, description="the last sequence number already seen")] = 0,
+    after: Annotated[int, Query(ge=0, le=SEQUENCE_MAX, description="the last sequence number already seen")] = 0,
     limit: Annotated[int, Query(ge=1, le=EVENTS_PER_PAGE_MAX)] = EVENTS_PER_PAGE_MAX,
 ) -> EventsPage:
     """A hash chain: each event carries the hash of the one before; no other key's events are in it."""

@@ -9,6 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -18,19 +19,22 @@ from teacher_server.errors import OperatorError, Refusal
 
 LOCK_TIMEOUT_S = 30
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_UNAVAILABLE = "the ledger cannot be used now; ask again with the same Idempotency-Key: it is charged at most once"
 
 
 class Database:
     """Transactions on one ledger. Reads see a snapshot; writes are begun as writer and fsynced at commit."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, file: Path) -> None:
         self._engine = engine
         self._writer = engine.execution_options(begin="IMMEDIATE")
+        self._file = file
+        self._file_id = _file_id(file)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A read transaction. Raises Refusal(ledger_unavailable) when the ledger cannot be read."""
-        with _unavailable_on_failure(), self._engine.begin() as connection:
+        with self._available(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -41,59 +45,113 @@ class Database:
         whoever else (the command line, another process) writes the same ledger.
         Raises Refusal(ledger_unavailable) when the ledger cannot be written.
         """
-        with _unavailable_on_failure(), self._writer.begin() as connection:
+        with self._available(), self._writer.begin() as connection:
             yield connection
 
     def check_writable(self) -> None:
         """Take and release the writer's lock. Raises Refusal(ledger_unavailable)."""
-        with _unavailable_on_failure(), self._writer.connect() as connection:
+        with self._available(), self._writer.connect() as connection:
             connection.begin().rollback()
 
     def close(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()
 
+    @contextmanager
+    def _available(self) -> Iterator[None]:
+        try:
+            # A file that was taken away can still be written through the connections that have it open, and SQLite
+            # makes a new one for the next connection; what is charged there is charged nowhere.
+            if _file_id(self._file) != self._file_id:
+                raise FileNotFoundError(f"{self._file} is not the file that was opened")
+            yield
+        except (SQLAlchemyError, OSError) as error:
+            raise Refusal(ErrorCode.LEDGER_UNAVAILABLE, _UNAVAILABLE) from error
 
-def open_database(url: str) -> Database:
-    """Open a ledger, creating it when it is not there yet.
+
+def open_database(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Database:
+    """Open a ledger, creating it when it is not there yet; wait for other writers for at most ``lock_timeout_s``.
 
     Raises OperatorError for an URL that is not ``sqlite:///FILE``, a file that is not a ledger, and a ledger
     whose schema is older, newer or unknown.
     """
-    engine = _create_engine(url)
-    database = Database(engine)
-    try:
+    database = _connect(url, lock_timeout_s)
+    with _opening(url):
         _migrate_if_empty(database)
-        _require_current(engine, url)
-    except (SQLAlchemyError, Refusal) as error:
-        cause = error.__cause__ or error
-        raise OperatorError(f"ledger {url} cannot be opened: {getattr(cause, 'orig', cause)}") from error
+        with database.reading() as connection:
+            _require_current(connection, url)
     return database
 
 
+def hold_for_server(url: str) -> FileLock:
+    """Keep other servers off this ledger for as long as the lock lives; the command line may still write.
+
+    The lock is on a file beside the ledger, and the operating system releases it however this process ends.
+    Raises OperatorError when another server holds it.
+    """
+    lock = FileLock(f"{_ledger_file(url)}.server-lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OperatorError(
+            f"ledger {url} is in use by another server process; one server per SQLite ledger"
+        ) from error
+    return lock
+
+
 def migrate(url: str) -> str:
-    """Bring a ledger's schema to this program's version and return that version."""
-    engine = _create_engine(url)
-    with Database(engine).writing() as connection:
+    """Bring a ledger's schema to this program's version and return that version. Raises OperatorError."""
+    database = _connect(url, LOCK_TIMEOUT_S)
+    with _opening(url), database.writing() as connection:
         _require_known(connection, url)
         command.upgrade(_alembic_config(connection), "head")
+    database.close()
     return _head_revision()
 
 
-def _create_engine(url: str) -> Engine:
+def _ledger_file(url: str) -> Path:
+    """The file that a ledger URL names; its folder is there."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         raise OperatorError(f"ledger is {url!r}; allowed is sqlite:///FILE") from error
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite") or not parsed.database or parsed.database == ":memory:":
         raise OperatorError(f"ledger is {url!r}; allowed is sqlite:///FILE (three slashes, then a path to a file)")
-    folder = Path(parsed.database).expanduser().absolute().parent
-    if not folder.is_dir():
-        raise OperatorError(f"ledger is {url!r}, but the folder {folder} does not exist")
-    engine = create_engine(parsed, connect_args={"timeout": LOCK_TIMEOUT_S, "check_same_thread": False})
+    if parsed.query:
+        raise OperatorError(f"ledger is {url!r}; allowed is sqlite:///FILE without parameters")
+    file = Path(parsed.database).absolute()
+    if not file.parent.is_dir():
+        raise OperatorError(f"ledger is {url!r}, but the folder {file.parent} does not exist")
+    return file
+
+
+def _connect(url: str, lock_timeout_s: float) -> Database:
+    file = _ledger_file(url)
+    try:
+        file.touch()  # an empty file is an empty database
+    except OSError as error:
+        raise OperatorError(f"ledger is {url!r}, but {file} cannot be written: {error.strerror}") from error
+    engine = create_engine(
+        make_url("sqlite://").set(database=str(file)),
+        connect_args={"timeout": lock_timeout_s, "check_same_thread": False},
+    )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
-    return engine
+    return Database(engine, file)
+
+
+@contextmanager
+def _opening(url: str) -> Iterator[None]:
+    try:
+        yield
+    except Refusal as error:
+        cause = error.__cause__
+        raise OperatorError(f"ledger {url} cannot be opened: {getattr(cause, 'orig', cause)}") from error
+
+
+def _file_id(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -108,15 +166,6 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     kind = connection.get_execution_options().get("begin", "DEFERRED")
     connection.exec_driver_sql(f"BEGIN {kind}")
-
-
-@contextmanager
-def _unavailable_on_failure() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        detail = "the ledger cannot be used now; ask again with the same Idempotency-Key: it is charged at most once"
-        raise Refusal(ErrorCode.LEDGER_UNAVAILABLE, detail) from error
 
 
 def _alembic_config(connection: Connection | None = None) -> Config:
@@ -155,10 +204,9 @@ def _require_known(connection: Connection, url: str) -> None:
         raise OperatorError(f"ledger {url} has schema {revision}, unknown to this version; use a newer program")
 
 
-def _require_current(engine: Engine, url: str) -> None:
-    with engine.connect() as connection:
-        _require_known(connection, url)
-        revision = _revision(connection)
+def _require_current(connection: Connection, url: str) -> None:
+    _require_known(connection, url)
+    revision = _revision(connection)
     if revision != _head_revision():
         raise OperatorError(
             f"ledger {url} has schema {revision}, this program writes {_head_revision()}: "

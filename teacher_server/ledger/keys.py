@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from shared.wire.contracts import Disclosure, Usage
@@ -97,9 +97,7 @@ def list_keys(database: Database) -> list[Key]:
 def grant_images(database: Database, *, name: str, images: int) -> Key:
     """Add to a key's budget. Raises OperatorError for an unknown or revoked key, or a senseless number."""
     with database.writing() as connection:
-        row = connection.execute(select(keys).where(keys.c.name == name).with_for_update()).mappings().first()
-        if row is None:
-            raise OperatorError(f"name is {name!r}, but there is no such key; `teacher keys list` shows them")
+        row = _locked_row(connection, name)
         if row["revoked_at"]:
             raise OperatorError(f"key {name!r} was revoked at {row['revoked_at']}; create another")
         if not 1 <= images <= BUDGET_MAX - row["granted"]:
@@ -113,14 +111,21 @@ def grant_images(database: Database, *, name: str, images: int) -> Key:
 def revoke_key(database: Database, *, name: str) -> Key:
     """Take a key out of use for ever; revoking twice is no error. Raises OperatorError for an unknown key."""
     with database.writing() as connection:
-        row = connection.execute(select(keys).where(keys.c.name == name).with_for_update()).mappings().first()
-        if row is None:
-            raise OperatorError(f"name is {name!r}, but there is no such key; `teacher keys list` shows them")
+        row = _locked_row(connection, name)
         if row["revoked_at"] is None:
             connection.execute(update(keys).where(keys.c.id == row["id"]).values(revoked_at=now()))
             row = connection.execute(select(keys).where(keys.c.id == row["id"])).mappings().one()
             append_event(connection, row, Happening("revoke"))
     return key_from_row(row)
+
+
+def _locked_row(connection: Connection, name: str) -> RowMapping:
+    row = None
+    if _NAME_PATTERN.fullmatch(name):  # what a terminal hands over need not even be text that a database takes
+        row = connection.execute(select(keys).where(keys.c.name == name).with_for_update()).mappings().first()
+    if row is None:
+        raise OperatorError(f"name is {name!r}, but there is no such key; `teacher keys list` shows them")
+    return row
 
 
 def authenticate(database: Database, secret: str) -> Key:
@@ -154,13 +159,15 @@ def parse_expiry(text: str) -> str:
             moment = datetime.combine(date.fromisoformat(text) + timedelta(days=1), time.min, UTC)
         else:
             moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise OperatorError(f"expires is {text!r}; allowed are 2026-12-31 and 2026-12-31T12:00:00+00:00") from error
     if moment.tzinfo is None:
         raise OperatorError(f"expires is {text!r}; a time needs its offset from UTC, such as +00:00")
     if moment <= datetime.now(UTC):
         raise OperatorError(f"expires is {text!r}, which is in the past")
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return moment.isoformat(timespec="microseconds")
 
 
 def _hash(secret: str) -> str:
