@@ -1,0 +1,50 @@
+"""A real ledger file and a real application on it, with a teacher that can be seen through."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from teacher_server.app import create_app
+from teacher_server.ledger.database import Database, open_database
+from teacher_server.settings import TeacherSettings
+from tests.teacher_server.support import NumbersClassifier, World, numbers_teacher
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def ledger_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+def database(ledger_url: str) -> Iterator[Database]:
+    opened = open_database(ledger_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_world(ledger_url: str) -> Iterator[MakeWorld]:
+    """Start a server with these settings; every call starts another one on the same ledger."""
+    with ExitStack() as stack:
+
+        def make(**settings: object) -> World:
+            loaded = TeacherSettings.load(bundles=(Path("unused"),), ledger=ledger_url, **settings)
+            classifier = NumbersClassifier()
+            teachers = [numbers_teacher(classifier), numbers_teacher(classifier, name="numbers-too", version="2")]
+            app = create_app(loaded, teachers)
+            opened = open_database(ledger_url)
+            stack.callback(opened.close)
+            client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            return World(app, client, classifier, loaded, opened)
+
+        yield make
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    return make_world()

@@ -1,0 +1,109 @@
+"""Several processes on one ledger file, and processes killed while they charge."""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teacher_server.ledger.database import Database, open_database
+from teacher_server.ledger.keys import grant_images, list_keys
+from teacher_server.ledger.ledger import Ledger
+from tests.teacher_server.ledger.support import charge
+from tests.teacher_server.support import history, new_key, require_sound
+
+
+@contextmanager
+def worker(ledger_url: str, name: str, batches: list[int]) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.teacher_server.ledger.worker", ledger_url, name, *map(str, batches)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def start(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def outcomes(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    assert process.stdout is not None
+    return [json.loads(line) for line in process.stdout if line.endswith("\n")]
+
+
+def test_processes_share_one_budget_while_the_owner_grants(database: Database, ledger_url: str) -> None:
+    key = new_key(database, budget=40)
+    rng = random.Random(2)
+    batches = [[rng.randint(1, 6) for _ in range(12)] for _ in range(3)]
+    grants = [3, 1, 7, 2, 5]
+    with ExitStack() as stack:
+        workers = [stack.enter_context(worker(ledger_url, f"w{i}", batch)) for i, batch in enumerate(batches)]
+        for process in workers:
+            start(process)
+        for images in grants:
+            grant_images(database, name="ada", images=images)
+            charge(Ledger(database), key, f"owner-{images}", 1)
+        found = [outcome for process in workers for outcome in outcomes(process)]
+        assert [process.wait(timeout=60) for process in workers] == [0, 0, 0]
+    assert len(found) == sum(map(len, batches))
+    bought = sum(outcome.get("images", 0) for outcome in found) + len(grants)
+    after = list_keys(database)[0]
+    assert after.granted == 40 + sum(grants) < sum(map(sum, batches))
+    assert after.granted - 6 <= bought == after.spent <= after.granted
+    assert {outcome["refused"] for outcome in found if "refused" in outcome} == {"budget_exhausted"}
+    assert len(history(database, key)) == 1 + 2 * len(grants) + sum("images" in outcome for outcome in found)
+    require_sound(database)
+
+
+def test_all_who_open_a_new_ledger_at_once_find_the_same_one(tmp_path: Path) -> None:
+    """Each has connections of its own, as processes do; who loses the race to make the tables finds them made."""
+    with ThreadPoolExecutor(6) as pool:
+        for turn in range(4):
+            url = f"sqlite:///{tmp_path / f'{turn}.db'}"
+            barrier = threading.Barrier(6)
+
+            def open_and_create(number: int, url: str = url, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait(timeout=30)
+                with closing(open_database(url)) as database:
+                    new_key(database, f"key-{number}")
+
+            list(pool.map(open_and_create, range(6)))
+            with closing(open_database(url)) as database:
+                assert len(list_keys(database)) == 6
+                require_sound(database)
+
+
+@pytest.mark.parametrize("charges_before_the_end", [1, 4, 9])
+def test_a_killed_process_leaves_whole_charges_only(
+    database: Database, ledger_url: str, charges_before_the_end: int
+) -> None:
+    key = new_key(database, budget=10_000)
+    with worker(ledger_url, "w", [3] * 2000) as process:
+        start(process)
+        assert process.stdout is not None
+        said = [json.loads(process.stdout.readline()) for _ in range(charges_before_the_end)]
+        process.kill()
+        said += outcomes(process)
+        assert process.wait(timeout=30) == -9
+    events = history(database, key)[1:]
+    assert len(said) <= len(events) <= len(said) + 1, "at most the charge whose answer was not said yet"
+    assert [event.idempotency_key for event in events][: len(said)] == [outcome["asked"] for outcome in said]
+    require_sound(database)
+    # asking again for everything costs nothing, and the next charge continues the chain
+    spent = list_keys(database)[0].spent
+    assert all(charge(Ledger(database), key, event.idempotency_key, 3).is_replay for event in events)
+    assert list_keys(database)[0].spent == spent
+    charge(Ledger(database), key, "next", 1)
+    require_sound(database)
