@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill_client.errors import RunStoreError
 from distill_client.teachers.protocol import Answer, Values
-from shared.wire.images import answer_digest, batch_digest, decode_npy, encode_npy, image_digests
+from shared.wire.images import InvalidImages, answer_digest, batch_digest, decode_npy, encode_npy, image_digests
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -77,15 +78,27 @@ class PaidLabels:
         self._run_id = run_id
         try:
             self._connection = sqlite3.connect(path, isolation_level=None)
+        except sqlite3.Error as error:
+            raise RunStoreError(f"{path}: the paid answers cannot be opened: {error}") from error
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        try:
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
-                self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = 1; COMMIT;")
+                self._connection.executescript(
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+                )
         except sqlite3.Error as error:
-            raise RunStoreError(f"{path}: the paid answers cannot be opened: {error}") from error
+            raise RunStoreError(f"{self._path}: the paid answers cannot be opened: {error}") from error
         if version not in (0, _SCHEMA_VERSION):
-            raise RunStoreError(f"{path}: written by another version of this program (schema {version})")
+            raise RunStoreError(f"{self._path}: written by another version of this program (schema {version})")
 
     def close(self) -> None:
         """Close the file."""
@@ -93,19 +106,19 @@ class PaidLabels:
 
     def has_stage(self, stage: str) -> bool:
         """Whether a stage's images are recorded."""
-        return self._connection.execute("SELECT 1 FROM stages WHERE name = ?", (stage,)).fetchone() is not None
+        return bool(self._read("SELECT 1 FROM stages WHERE name = ?", stage))
 
     def stages(self) -> list[str]:
         """The recorded stages, in the order of recording."""
-        return [row[0] for row in self._connection.execute("SELECT name FROM stages ORDER BY rowid")]
+        return [row[0] for row in self._read("SELECT name FROM stages ORDER BY rowid")]
 
     def stage_images(self, stage: str) -> tuple[int, int]:
         """How many images a stage's own batches buy, and how many of those are answered."""
-        row = self._connection.execute(
+        (row,) = self._read(
             "SELECT coalesce(sum(images), 0), coalesce(sum(CASE WHEN batch IS NULL THEN 0 ELSE images END), 0) "
             "FROM batches LEFT JOIN answers ON batch = number WHERE stage = ?",
-            (stage,),
-        ).fetchone()
+            stage,
+        )
         return int(row[0]), int(row[1])
 
     def record_stage(self, stage: str, images_nhwc: NDArray[np.uint8], *, images_per_request: int) -> None:
@@ -144,19 +157,17 @@ class PaidLabels:
 
     def unanswered(self, stage: str) -> list[int]:
         """The numbers of a stage's batches that have no answer yet, in order."""
-        rows = self._connection.execute(
+        rows = self._read(
             "SELECT number FROM batches WHERE stage = ? AND number NOT IN (SELECT batch FROM answers) "
             "ORDER BY number",
-            (stage,),
+            stage,
         )
         return [row[0] for row in rows]
 
     def read_batch(self, number: int) -> Batch:
         """A recorded batch, its images as they were recorded."""
-        stage, key = self._connection.execute(
-            "SELECT stage, idempotency_key FROM batches WHERE number = ?", (number,)
-        ).fetchone()
-        pixels = self._connection.execute("SELECT pixels FROM images WHERE batch = ? ORDER BY place", (number,))
+        ((stage, key),) = self._read("SELECT stage, idempotency_key FROM batches WHERE number = ?", number)
+        pixels = self._read("SELECT pixels FROM images WHERE batch = ? ORDER BY place", number)
         return Batch(number, key, self._images([row[0] for row in pixels], stage))
 
     def keep_answer(self, number: int, answer: Answer) -> None:
@@ -183,11 +194,11 @@ class PaidLabels:
 
         Raises RunStoreError when an answer is missing or damaged.
         """
-        rows = self._connection.execute(
+        rows = self._read(
             "SELECT pixels, images.batch, place FROM stage_images JOIN images USING (digest) "
             "WHERE stage = ? ORDER BY position",
-            (stage,),
-        ).fetchall()
+            stage,
+        )
         answers = {batch: self._read_values(batch) for batch in sorted({row[1] for row in rows})}
         if not rows:
             raise RunStoreError(f"{self._path}: stage {stage!r} holds no images")
@@ -195,21 +206,22 @@ class PaidLabels:
         return LabelledImages(self._images([row[0] for row in rows], stage), values)
 
     def _read_values(self, batch: int) -> Values:
-        row = self._connection.execute(
-            "SELECT answer_npy, answer_digest FROM answers WHERE batch = ?", (batch,)
-        ).fetchone()
-        if row is None:
+        rows = self._read("SELECT answer_npy, answer_digest FROM answers WHERE batch = ?", batch)
+        if not rows:
             raise RunStoreError(f"{self._path}: batch {batch} has no answer yet; `distill resume` buys it")
-        values = decode_npy(row[0])
+        try:
+            values = decode_npy(rows[0][0])
+        except InvalidImages as error:
+            raise RunStoreError(f"{self._path}: the answer to batch {batch} is damaged: {error}") from error
         is_labels = values.dtype == np.int64
         typed: Values = values.astype(np.int64) if is_labels else values.astype(np.float32)
-        if answer_digest(typed) != row[1]:
+        if answer_digest(typed) != rows[0][1]:
             raise RunStoreError(f"{self._path}: the answer to batch {batch} is damaged: its digest differs")
         return typed
 
     def purchases(self) -> list[Purchase]:
         """Every answered batch, in the order of recording."""
-        rows = self._connection.execute(
+        rows = self._read(
             "SELECT idempotency_key, images, charged, input_digest, answer_digest, version, disclosure, "
             "event_sequence, event_hash FROM batches JOIN answers ON batch = number ORDER BY number"
         )
@@ -217,21 +229,22 @@ class PaidLabels:
 
     def recorded_keys(self) -> frozenset[str]:
         """The idempotency keys of all recorded batches, answered or not."""
-        return frozenset(row[0] for row in self._connection.execute("SELECT idempotency_key FROM batches"))
+        return frozenset(row[0] for row in self._read("SELECT idempotency_key FROM batches"))
 
     def images_bought(self) -> int:
         """Images whose answers are on the disk."""
-        return int(
-            self._connection.execute(
-                "SELECT coalesce(sum(images), 0) FROM batches JOIN answers ON batch = number"
-            ).fetchone()[0]
-        )
+        ((images,),) = self._read("SELECT coalesce(sum(images), 0) FROM batches JOIN answers ON batch = number")
+        return int(images)
 
     def _images(self, pixels: list[bytes], stage: str) -> NDArray[np.uint8]:
-        shape = self._connection.execute(
-            "SELECT height, width, channels FROM stages WHERE name = ?", (stage,)
-        ).fetchone()
+        (shape,) = self._read("SELECT height, width, channels FROM stages WHERE name = ?", stage)
         return np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), *shape)
+
+    def _read(self, statement: str, *parameters: str | int) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise RunStoreError(f"{self._path}: the paid answers cannot be read: {error}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -239,9 +252,10 @@ class PaidLabels:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk may have ended it already
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise RunStoreError(f"{self._path}: the paid answers cannot be written: {error}") from error

@@ -1,0 +1,221 @@
+"""A teacher made of a hash function: it answers, charges, keeps a chained log, and fails when it is told to."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_client.errors import BudgetExhausted, TeacherUnavailable
+from distill_client.teachers.protocol import Answer, Values
+from shared.wire.contracts import Disclosure, Event, InputSpec, TeacherCard, Usage
+from shared.wire.images import answer_digest, batch_digest, image_digests
+from shared.wire.receipts import GENESIS_HASH, event_hash
+
+AT = "2026-01-01T00:00:00.000000+00:00"
+
+
+def answer_to(images_nhwc: NDArray[np.uint8], disclosure: str = "probabilities", classes: int = 10) -> Values:
+    """What the fake teacher answers: a function of each image's bytes alone, rounded as on the wire."""
+    digests = image_digests(images_nhwc)
+    scores = np.array([np.frombuffer(digest[:classes], np.uint8) for digest in digests]).astype(np.float64) ** 4 + 1
+    probabilities_nk = np.round(scores / scores.sum(axis=1, keepdims=True), 6).astype(np.float32)
+    parsed = Disclosure.parse(disclosure)
+    if parsed.kind == "label":
+        return probabilities_nk.argmax(axis=1).astype(np.int64)
+    if parsed.kind == "top-k":
+        hidden = np.argsort(-probabilities_nk, axis=1, kind="stable")[:, parsed.k :]
+        np.put_along_axis(probabilities_nk, hidden, np.float32(np.nan), axis=1)
+    return probabilities_nk
+
+
+def relinked(events: list[Event]) -> list[Event]:
+    """The same contents, numbered and hashed anew: what a teacher does who rewrites its whole log."""
+    chain: list[Event] = []
+    for event in events:
+        previous_hash = chain[-1].hash if chain else GENESIS_HASH
+        draft = event.model_copy(update={"sequence": len(chain) + 1, "previous_hash": previous_hash})
+        chain.append(draft.model_copy(update={"hash": event_hash(draft)}))
+    return chain
+
+
+@dataclass
+class FakeTeacher:
+    """Satisfies ``distill_client.teachers.protocol.Teacher``; charges once per idempotency key.
+
+    ``fails_before`` and ``fails_after`` name calls, counted from 1, that are lost before or after they are charged;
+    ``misanswers`` those whose answer has one row too few. ``hold`` makes every call wait until it is set.
+    """
+
+    budget: int = 100_000
+    disclosure: str = "probabilities"
+    version: str = "1"
+    image_hwc: tuple[int, int, int] = (28, 28, 1)
+    class_names: tuple[str, ...] = tuple("0123456789")
+    images_per_request_max: int = 1024
+    fails_before: set[int] = field(default_factory=set)
+    fails_after: set[int] = field(default_factory=set)
+    misanswers: set[int] = field(default_factory=set)
+    is_unavailable: bool = False
+    hold: threading.Event | None = None
+
+    asked: list[tuple[str, str]] = field(default_factory=list)  # (idempotency key, batch digest) of every call
+    images_seen: list[bytes] = field(default_factory=list)  # digests of all images of all calls
+    calls: int = 0
+    in_flight: int = 0
+    in_flight_most: int = 0
+    log: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answers: dict[str, tuple[str, Values, Event]] = {}
+        self.append(kind="create", images=self.budget)
+
+    @property
+    def spent(self) -> int:
+        return sum(event.images for event in self.log if event.kind == "answer")
+
+    @property
+    def granted(self) -> int:
+        return sum(event.images for event in self.log if event.kind in ("create", "grant"))
+
+    def append(self, *, kind: str, images: int, **fields: str) -> Event:
+        """Add an event to the log."""
+        spent = self.spent + (images if kind == "answer" else 0)
+        granted = self.granted + (images if kind in ("create", "grant") else 0)
+        is_answer = kind == "answer"
+        content: dict[str, object] = {
+            "kind": kind,
+            "at": AT,
+            "key_name": "ada",
+            "teacher": "fake" if is_answer else "",
+            "version": self.version if is_answer else "",
+            "images": images,
+            "input_digest": "0" * 64,
+            "answer_digest": "0" * 64,
+            "disclosure": self.disclosure,
+            "idempotency_key": "",
+            "spent": spent,
+            "granted": granted,
+            "sequence": len(self.log) + 1,
+            "previous_hash": self.log[-1].hash if self.log else GENESIS_HASH,
+            "hash": "0" * 64,
+        }
+        draft = Event.model_validate(content | fields)
+        self.log.append(draft.model_copy(update={"hash": event_hash(draft)}))
+        return self.log[-1]
+
+    def charge_other_run(self, images: int) -> Event:
+        """Someone else with the same key buys something."""
+        return self.append(kind="answer", images=images, idempotency_key=f"another-run-{len(self.log)}")
+
+    def card(self) -> TeacherCard:
+        height, width, channels = self.image_hwc
+        return TeacherCard(
+            name="fake",
+            version=self.version,
+            classes=list(self.class_names),
+            input=InputSpec.model_validate({"height": height, "width": width, "channels": channels}),
+            preprocessing="none",
+            images_per_request_max=self.images_per_request_max,
+            body_bytes_max=2**25,
+            test_accuracy=0.75,
+            test_dataset="digits",
+            disclosure=self.disclosure,
+            budget=self.usage(),
+        )
+
+    def usage(self) -> Usage:
+        return Usage(granted=self.granted, spent=self.spent, remaining=self.granted - self.spent)
+
+    def events(self) -> Iterator[Event]:
+        yield from list(self.log)
+
+    def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
+        with self._lock:
+            self.calls += 1
+            call = self.calls
+            self.in_flight += 1
+            self.in_flight_most = max(self.in_flight_most, self.in_flight)
+        try:
+            if self.hold is not None:
+                assert self.hold.wait(20)
+            with self._lock:
+                return self._answer(call, images_nhwc, idempotency_key)
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+
+    def _answer(self, call: int, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
+        digests = image_digests(images_nhwc)
+        input_digest = batch_digest(digests)
+        self.asked.append((idempotency_key, input_digest))
+        self.images_seen += digests
+        if self.is_unavailable or call in self.fails_before:
+            raise TeacherUnavailable(f"call {call} is lost before it is charged")
+        if idempotency_key not in self._answers:
+            values = answer_to(images_nhwc, self.disclosure, len(self.class_names))
+            if self.spent + len(images_nhwc) > self.granted:
+                raise BudgetExhausted("the budget is exhausted", granted=self.granted, spent=self.spent)
+            event = self.append(
+                kind="answer",
+                images=len(images_nhwc),
+                input_digest=input_digest,
+                answer_digest=answer_digest(values),
+                idempotency_key=idempotency_key,
+            )
+            self._answers[idempotency_key] = (input_digest, values, event)
+        charged_for, values, event = self._answers[idempotency_key]
+        assert charged_for == input_digest, "one idempotency key, two batches"
+        if call in self.fails_after:
+            raise TeacherUnavailable(f"call {call} is lost after it was charged")
+        return Answer(
+            values=values[:-1] if call in self.misanswers else values,
+            version=event.version,
+            disclosure=event.disclosure,
+            charged=event.images,
+            spent=event.spent,
+            remaining=event.granted - event.spent,
+            event_sequence=event.sequence,
+            event_hash=event.hash,
+        )
+
+
+class SilentReporter:
+    """Satisfies ``pipeline.Reporter``; remembers what it heard, and may stop the run at a training's first report."""
+
+    def __init__(self, *, interrupt: str = "") -> None:
+        self.stages: list[tuple[str, int, int]] = []
+        self.charged: list[int] = []
+        self.trainings: list[str] = []
+        self._interrupt = interrupt
+
+    def buying(self, stage: str, images: int, bought: int) -> "HearAnswer":
+        self.stages.append((stage, images, bought))
+        return HearAnswer(self.charged)
+
+    def training(self, what: str) -> "HearTraining":
+        self.trainings.append(what)
+        return HearTraining(is_interrupted=what == self._interrupt)
+
+
+class HearAnswer:
+    def __init__(self, charged: list[int]) -> None:
+        self._charged = charged
+
+    def __call__(self, answer: Answer) -> None:
+        self._charged.append(answer.charged)
+
+
+class HearTraining:
+    def __init__(self, *, is_interrupted: bool) -> None:
+        self._is_interrupted = is_interrupted
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        if self._is_interrupted and step > steps // 2:
+            raise Interrupted
+
+
+class Interrupted(BaseException):
+    """Stands for a kill: nothing may catch it."""
