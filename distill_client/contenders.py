@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from distill_client.config import RunConfig
+from distill_client.durable import write_durably
 from distill_client.errors import RunStoreError
 from distill_client.pool import Pool
 from distill_client.randomness import numpy_generator, torch_generator
@@ -87,10 +88,8 @@ def train_contender(
 
 def save_network(network: nn.Module, path: Path) -> None:
     """Write weights so that ``path`` holds them whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
     weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    unfinished.write_bytes(safetensors.torch.save(weights))
-    unfinished.replace(path)
+    write_durably(path, safetensors.torch.save(weights))
 
 
 def restore_network(network: nn.Module, path: Path) -> nn.Module:

@@ -20,7 +20,7 @@ from distill_client.contenders import (
     save_network,
 )
 from distill_client.errors import ConfigError, RunStoreError
-from distill_client.run_folder import RunFolder, write_atomically
+from distill_client.run_folder import RunFolder, write_text
 from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
 from distill_client.student.targets import top_classes
 from distill_client.teachers.store import LabelledImages
@@ -161,7 +161,7 @@ def export_student(folder: RunFolder, summary: dict[str, Any], device: torch.dev
         "run_id": summary["run_id"],
         "config_digest": summary["config_digest"],
     }
-    write_atomically(folder.student_path / "card.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder.student_path / "card.json", json.dumps(content, indent=2) + "\n")
 
 
 def sample_images(folder: RunFolder, *, per_stage: int = 8) -> dict[str, tuple[NDArray[np.uint8], list[str]]]:

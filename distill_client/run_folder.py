@@ -14,7 +14,6 @@ report.png           the same to look at
 """
 
 import json
-import os
 import platform
 import secrets
 import time
@@ -31,6 +30,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distill_client.config import RunConfig
+from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import TeacherCard
@@ -105,7 +105,7 @@ class RunFolder:
         """Set a contender's training reports in metrics.jsonl; the other contenders' rows stay."""
         kept = [row for row in self.read_metrics() if row["contender"] != contender]
         lines = [json.dumps(row) for row in [*kept, *({"contender": contender, **row} for row in rows)]]
-        write_atomically(self.path / "metrics.jsonl", "\n".join(lines) + "\n")
+        write_text(self.path / "metrics.jsonl", "\n".join(lines) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every row of metrics.jsonl."""
@@ -120,7 +120,7 @@ class RunFolder:
         yield
         spent = self.read_seconds()
         spent[phase] = round(spent.get(phase, 0.0) + time.monotonic() - started, 3)
-        write_atomically(self.path / "seconds.json", json.dumps(spent, indent=2))
+        write_text(self.path / "seconds.json", json.dumps(spent, indent=2))
 
     def read_seconds(self) -> dict[str, float]:
         """Seconds by phase so far."""
@@ -129,7 +129,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace summary.json."""
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """What summary.json holds. Raises RunStoreError when the run has not come that far."""
@@ -162,8 +162,8 @@ def create_run(path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_u
         (unfinished / "checkpoints").mkdir(parents=True)
         (unfinished / "contenders").mkdir()
         content = config.model_dump(mode="json", exclude_none=True)
-        write_atomically(unfinished / "config.toml", tomli_w.dumps(content))
-        write_atomically(unfinished / "run.json", record.model_dump_json(indent=2) + "\n")
+        write_text(unfinished / "config.toml", tomli_w.dumps(content))
+        write_text(unfinished / "run.json", record.model_dump_json(indent=2) + "\n")
         if path.exists():
             path.rmdir()  # empty, as was just seen
         unfinished.rename(path)
@@ -186,14 +186,9 @@ def open_run(path: Path) -> RunFolder:
     return RunFolder(path, config, record)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that ``path`` holds the old or the new content whole, whenever the process dies."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_durably(path, text.encode("utf-8"))
 
 
 def _versions() -> dict[str, str]:

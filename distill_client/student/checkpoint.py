@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from distill_client.durable import write_durably
 from distill_client.errors import RunStoreError
 
 
@@ -60,12 +60,7 @@ def save_checkpoint(path: Path, state: TrainingState, training: str) -> None:
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"record": record})
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_durably(path, content)
 
 
 def restore_checkpoint(path: Path, state: TrainingState, training: str) -> None:
