@@ -28,7 +28,9 @@ def _known_network(name: str) -> str:
     return name
 
 
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+def _two_or_more_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) < 2:
+        raise ValueError("two classes or more are allowed")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"{twice[0]!r} is there {names.count(twice[0])} times; each class is allowed once")
@@ -105,7 +107,7 @@ class BundleManifest(_Table):
     name: Name
     version: Version
     classes: Annotated[
-        tuple[Text, ...], Field(min_length=2, max_length=10_000, strict=False), AfterValidator(_distinct)
+        tuple[Text, ...], Field(max_length=10_000, strict=False), AfterValidator(_two_or_more_distinct)
     ]
     input: InputTable
     network: NetworkTable

@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -42,6 +42,7 @@ def saved(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], *, allow_pic
     return buffer.getvalue()
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, array_shapes(min_dims=1, max_dims=4, max_side=6)))
 def test_encoded_arrays_come_back_read_only(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
     decoded = decode_npy(encode_npy(array))
@@ -123,12 +124,14 @@ def test_a_header_that_promises_petabytes_allocates_nothing() -> None:
         tracemalloc.stop()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidImages):
         decode_npy(body)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_refused_or_is_another_array(data: st.DataObject) -> None:
     """Whatever bytes change, the outcome is InvalidImages or an array as large as the body: never another error."""

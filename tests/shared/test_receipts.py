@@ -4,7 +4,7 @@ import json
 from itertools import permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.wire.contracts import Event
@@ -138,6 +138,7 @@ def test_only_integers_and_strings_are_canonical(value: object) -> None:
         canonical_bytes(CHAIN[1].model_copy(update={"images": value}))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_different_contents_have_different_bytes(first: str, second: str) -> None:
     """No choice of text in one field can pass for another field's."""

@@ -150,7 +150,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_teacher_answers(tmp_path / "nowhere.npz")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the one file is written anew each time
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # the one file is written anew each time
 @given(st.data())
 def test_a_damaged_file_is_refused_or_sound(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "answers.npz"

@@ -197,6 +197,13 @@ def test_unknown_networks_are_refused_with_the_allowed_names(bundle: Bundle) -> 
     assert "allowed are lenet5, lenet5-half (given: 'lenet6')" in refusal(bundle.folder)
 
 
+def test_one_bad_class_name_is_one_fault(bundle: Bundle) -> None:
+    edit(bundle, "classes", ["a", "b\n"])
+    assert refusal(bundle.folder).endswith(
+        "teacher.toml: classes.1: Value error, only printable characters are allowed (given: 'b\\n')"
+    )
+
+
 def test_every_fault_of_a_manifest_is_told_at_once(bundle: Bundle) -> None:
     edit(bundle, "input.height", 0)
     edit(bundle, "measured.test_images", 0)
@@ -292,7 +299,9 @@ def test_weights_of_another_network_are_refused(bundle: Bundle) -> None:
     )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])  # restored after each
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # restored after each
 @given(st.data())
 def test_a_damaged_manifest_is_refused_or_sound(bundle: Bundle, data: st.DataObject) -> None:
     path = bundle.folder / "teacher.toml"
@@ -308,7 +317,7 @@ def test_a_damaged_manifest_is_refused_or_sound(bundle: Bundle, data: st.DataObj
         path.write_bytes(sound)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_weights_header_is_refused_or_sound(bundle: Bundle, data: st.DataObject) -> None:
     sound = {path: path.read_bytes() for path in bundle.folder.iterdir()}
@@ -358,9 +367,10 @@ def test_a_failed_overwrite_leaves_the_older_bundle(bundle: Bundle) -> None:
     assert load_bundle(bundle.folder) == bundle
 
 
+@settings(deadline=None)
 @given(
     name=st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True),
-    classes=st.lists(st.text(min_size=1).filter(str.isprintable), min_size=2, max_size=5, unique=True),
+    classes=st.lists(st.text(min_size=1, max_size=50).filter(str.isprintable), min_size=2, max_size=5, unique=True),
     accuracy=st.floats(0, 1),
 )
 def test_any_manifest_survives_being_written(name: str, classes: list[str], accuracy: float) -> None:
