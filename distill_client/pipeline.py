@@ -196,7 +196,14 @@ def _buy(
     with folder.timed(f"buy_{stage}"):
         images, bought = labels.stage_images(stage)
         heard = reporter.buying(stage, images, bought)
-        buy_stage(labels, teacher, stage, requests_in_flight=config.requests_in_flight, progress=heard)
+        buy_stage(
+            labels,
+            teacher,
+            stage,
+            card=folder.record.teacher,
+            requests_in_flight=config.requests_in_flight,
+            progress=heard,
+        )
     return labels.labelled(stage)
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from distill_client.errors import ConfigError
+import numpy as np
+
+from distill_client.errors import ConfigError, RunStoreError, TeacherProtocolError
 from distill_client.teachers.protocol import Answer, Teacher
-from distill_client.teachers.store import PaidLabels
+from distill_client.teachers.store import Batch, PaidLabels
+from shared.wire.contracts import TeacherCard
 from shared.wire.images import Images, image_digests
 
 
@@ -24,30 +27,49 @@ def buy_stage(
     teacher: Teacher,
     stage: str,
     *,
+    card: TeacherCard,
     requests_in_flight: int,
     progress: Callable[[Answer], None],
 ) -> None:
-    """Ask for every batch of a recorded stage that has no answer yet.
+    """Ask for every batch of a recorded stage that has no answer yet; ``card`` is the one that the run began with.
 
     When a batch fails, no further ones are sent, but the answers of those in flight are kept: they are paid for.
-    Raises what Teacher.label raises.
+    Raises what Teacher.label raises, TeacherProtocolError for an answer that nothing can be learnt from, and
+    RunStoreError when the teacher is not the one that the run began with any more.
     """
     waiting = store.unanswered(stage)
-    in_flight: dict[Future[Answer], int] = {}
+    in_flight: dict[Future[Answer], Batch] = {}
     failure: BaseException | None = None
     with ThreadPoolExecutor(requests_in_flight, thread_name_prefix="buying") as threads:
         while in_flight or (waiting and failure is None):
             while waiting and failure is None and len(in_flight) < requests_in_flight:
                 batch = store.read_batch(waiting.pop(0))
                 future = threads.submit(teacher.label, batch.images_nhwc, batch.idempotency_key)
-                in_flight[future] = batch.number
+                in_flight[future] = batch
             done, _ = wait(in_flight, return_when=FIRST_COMPLETED)
             for future in done:
-                number = in_flight.pop(future)
-                if error := future.exception():
+                batch = in_flight.pop(future)
+                if error := future.exception() or _misfit(future.result(), len(batch.images_nhwc), card):
                     failure = failure or error
                     continue
-                store.keep_answer(number, future.result())
+                store.keep_answer(batch.number, future.result())
                 progress(future.result())
     if failure is not None:
         raise failure
+
+
+def _misfit(answer: Answer, images: int, card: TeacherCard) -> Exception | None:
+    """Why an answer cannot be kept as one of this run, None when it can."""
+    if (answer.version, answer.disclosure) != (card.version, card.disclosure):
+        return RunStoreError(
+            f"the run began with version {card.version} and disclosure {card.disclosure}; teacher {card.name} has "
+            f"answered with version {answer.version} and disclosure {answer.disclosure}"
+        )
+    values, classes = answer.values, len(card.classes)
+    if values.shape not in ((images,), (images, classes)):
+        return TeacherProtocolError(f"the answer to {images} images of {classes} classes has shape {values.shape}")
+    if values.ndim == 1 and not ((values >= 0) & (values < classes)).all():
+        return TeacherProtocolError(f"labels are from {values.min()} to {values.max()}; the teacher has {classes}")
+    if values.ndim == 2 and not (np.isnan(values).any(axis=1) | (values.sum(axis=1) > 0)).all():
+        return TeacherProtocolError("an answer gives probability to no class at all")
+    return None

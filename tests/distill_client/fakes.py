@@ -20,10 +20,12 @@ def answer_to(images_nhwc: NDArray[np.uint8], disclosure: str = "probabilities",
     """What the fake teacher answers: a function of each image's bytes alone, rounded as on the wire."""
     digests = image_digests(images_nhwc)
     scores = np.array([np.frombuffer(digest[:classes], np.uint8) for digest in digests]).astype(np.float64) ** 4 + 1
-    probabilities_nk = np.round(scores / scores.sum(axis=1, keepdims=True), 6).astype(np.float32)
+    rounded = np.round(scores / scores.sum(axis=1, keepdims=True), 6)
+    probabilities_nk: NDArray[np.float32] = rounded.astype(np.float32)
     parsed = Disclosure.parse(disclosure)
     if parsed.kind == "label":
-        return probabilities_nk.argmax(axis=1).astype(np.int64)
+        labels_n: NDArray[np.int64] = probabilities_nk.argmax(axis=1).astype(np.int64)
+        return labels_n
     if parsed.kind == "top-k":
         hidden = np.argsort(-probabilities_nk, axis=1, kind="stable")[:, parsed.k :]
         np.put_along_axis(probabilities_nk, hidden, np.float32(np.nan), axis=1)
