@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distill_client.run_folder import RunFolder
+from distill_client.teachers.protocol import Teacher
 from distill_client.teachers.store import Purchase
 from shared.wire.contracts import Event, Usage
 from shared.wire.receipts import chain_faults
@@ -32,6 +34,13 @@ class Audit:
         if len(self.faults) > _FAULTS_SHOWN:
             shown.append(f"... and {len(self.faults) - _FAULTS_SHOWN} more")
         return "; ".join([counts, *shown])
+
+
+def audit_folder(folder: RunFolder, teacher: Teacher) -> Audit:
+    """Compare the run's own rows with the teacher's log for this key, as it is now."""
+    return audit_run(
+        folder.labels.purchases(), folder.labels.recorded_keys(), list(teacher.events()), teacher.usage()
+    )
 
 
 def audit_run(

@@ -56,7 +56,7 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
 
     With --teacher, the images' shape and classes and the key's remaining budget are checked as well.
     """
-    from distill_client.pipeline import Material, check_card
+    from distill_client.material import Material, check_card
     from distill_client.report.table import plan_table
 
     experiment = load_config(config)
@@ -91,7 +91,7 @@ def run(
     The key is read from DISTILL_API_KEY. A run that stops for any reason goes on with `distill resume OUT`, and
     nothing is paid for twice.
     """
-    from distill_client.pipeline import Material, check_card
+    from distill_client.material import Material, check_card
     from distill_client.run_folder import create_run
 
     experiment = load_config(config)
@@ -107,7 +107,7 @@ def run(
 @app.command()
 def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu", as_json: AsJson = False) -> None:
     """Go on with a run that was stopped, from what is on the disk; a finished run is only measured again."""
-    from distill_client.pipeline import Material
+    from distill_client.material import Material
     from distill_client.run_folder import open_run
 
     _require_device(device)
@@ -118,7 +118,7 @@ def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu"
 @app.command()
 def audit(directory: RunDir, teacher: TeacherUrl = None, as_json: AsJson = False) -> None:
     """Compare the run's own rows with the teacher's log for this key; exit code 7 when they differ."""
-    from distill_client.pipeline import audit_folder
+    from distill_client.audit import audit_folder
     from distill_client.run_folder import open_run
 
     with open_run(directory) as folder, _connected(teacher or folder.record.teacher_url, folder.config) as server:

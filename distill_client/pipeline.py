@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill_client.audit import Audit, audit_run
-from distill_client.config import RunConfig
+from distill_client.audit import audit_folder
 from distill_client.contenders import (
     concatenate,
     draw_held_out,
@@ -22,10 +21,11 @@ from distill_client.contenders import (
     save_network,
     train_contender,
 )
-from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
-from distill_client.plan import Plan, PlanCost, check_affordable, draw_plan
-from distill_client.pool import Pool, draw_pool
-from distill_client.randomness import numpy_generator, torch_generator
+from distill_client.errors import BudgetExhausted, RunStoreError
+from distill_client.material import Material, check_card, load_split
+from distill_client.plan import Plan
+from distill_client.pool import Pool
+from distill_client.randomness import torch_generator
 from distill_client.results import export_student, measure_accuracies, measure_agreement, summarise
 from distill_client.run_folder import RunFolder
 from distill_client.student.targets import top_classes
@@ -34,9 +34,6 @@ from distill_client.synthesis.mixup import mix_pairs
 from distill_client.teachers.buying import buy_stage, refuse_test_images
 from distill_client.teachers.protocol import Answer, Teacher
 from distill_client.teachers.store import LabelledImages
-from shared.datasets import Dataset, DatasetUnavailable, load_dataset
-from shared.wire.contracts import TeacherCard
-from shared.wire.images import image_digests
 
 
 class Reporter(Protocol):
@@ -49,30 +46,6 @@ class Reporter(Protocol):
     def training(self, what: str) -> Callable[[int, int, float], None]:
         """A training begins; the result hears (step, steps, loss)."""
         ...
-
-
-class Material:
-    """What a run works with before its first query: drawn from data on the disk and the seed alone."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.test = _load(config.evaluation.dataset, "test", "evaluation.dataset")
-        self.forbidden = frozenset(image_digests(self.test.images_nhwc))
-        source = _load(config.pool.dataset, "train", "pool.dataset")
-        if source.class_names != self.test.class_names:
-            raise ConfigError(f"evaluation.dataset is {self.test.name}: its classes are not those of {source.name}")
-        self.pool: Pool = draw_pool(config.pool, source, self.forbidden, numpy_generator(config.seed, "pool"))
-        self.plan: Plan = draw_plan(
-            config.synthesis,
-            pool_images=len(self.pool.images_nhwc),
-            classes=len(self.pool.class_names),
-            seed=config.seed,
-        )
-        check_affordable(self.plan.cost, config.budget_images)
-
-    @property
-    def cost(self) -> PlanCost:
-        """What the plan buys, phase by phase."""
-        return self.plan.cost
 
 
 def run(
@@ -110,7 +83,7 @@ def run(
 def evaluate(folder: RunFolder, teacher_answers: Path | None, device: torch.device) -> dict[str, Any]:
     """Measure a finished run again, with the owner's answers where they are given, and update its summary."""
     summary = folder.read_summary()
-    test = _load(folder.config.evaluation.dataset, "test", "evaluation.dataset")
+    test = load_split(folder.config.evaluation.dataset, "test", "evaluation.dataset")
     bought = concatenate([folder.labels.labelled(stage) for stage in folder.labels.stages()])
     accuracies = measure_accuracies(folder, test, device)
     summary["student_accuracy"] = accuracies.pop("student")
@@ -119,28 +92,6 @@ def evaluate(folder: RunFolder, teacher_answers: Path | None, device: torch.devi
     folder.write_summary(summary)
     export_student(folder, summary, device)
     return summary
-
-
-def audit_folder(folder: RunFolder, teacher: Teacher) -> Audit:
-    """Compare the run's own rows with the teacher's log for this key, as it is now."""
-    return audit_run(
-        folder.labels.purchases(), folder.labels.recorded_keys(), list(teacher.events()), teacher.usage()
-    )
-
-
-def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:
-    """Raise ConfigError when the pool's images or classes are not the teacher's."""
-    wanted = (card.input.height, card.input.width, card.input.channels)
-    if pool.images_nhwc.shape[1:] != wanted:
-        raise ConfigError(
-            f"pool.dataset is {config.pool.dataset} with images of {pool.images_nhwc.shape[1:]}; "
-            f"teacher {card.name} takes {wanted} (height, width, channels)"
-        )
-    if tuple(card.classes) != pool.class_names:
-        raise ConfigError(
-            f"pool.dataset is {config.pool.dataset} with classes {list(pool.class_names)}; "
-            f"teacher {card.name} answers in {card.classes}"
-        )
 
 
 def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> None:
@@ -169,13 +120,6 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
             granted=card.budget.granted,
             spent=card.budget.spent,
         )
-
-
-def _load(name: str, split: Any, key: str) -> Dataset:
-    try:
-        return load_dataset(name, split)
-    except (ValueError, DatasetUnavailable) as error:
-        raise ConfigError(f"{key}: {error}") from error
 
 
 def _buy(

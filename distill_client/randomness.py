@@ -1,9 +1,12 @@
 """Explicit randomness: every draw takes a generator made from the run's seed and the stage's name."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _stage_seed(seed: int, stage: str) -> int:
@@ -15,6 +18,8 @@ def numpy_generator(seed: int, stage: str) -> np.random.Generator:
     return np.random.default_rng(_stage_seed(seed, stage))
 
 
-def torch_generator(seed: int, stage: str, device: torch.device | str = "cpu") -> torch.Generator:
+def torch_generator(seed: int, stage: str, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """The torch generator of one stage of a run."""
+    import torch  # two seconds that a plan or an audit need not wait
+
     return torch.Generator(device=device).manual_seed(_stage_seed(seed, stage))

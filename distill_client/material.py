@@ -1,0 +1,59 @@
+"""What a run works with before its first query: real images, the plan, and whether they fit the teacher."""
+
+from typing import Literal
+
+from distill_client.config import RunConfig
+from distill_client.errors import ConfigError
+from distill_client.plan import Plan, PlanCost, check_affordable, draw_plan
+from distill_client.pool import Pool, draw_pool
+from distill_client.randomness import numpy_generator
+from shared.datasets import Dataset, DatasetUnavailable, load_dataset
+from shared.wire.contracts import TeacherCard
+from shared.wire.images import image_digests
+
+
+class Material:
+    """Drawn from data on the disk and the seed alone, so that the cost is known and the same on every resumption."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.test = load_split(config.evaluation.dataset, "test", "evaluation.dataset")
+        self.forbidden = frozenset(image_digests(self.test.images_nhwc))
+        source = load_split(config.pool.dataset, "train", "pool.dataset")
+        if source.class_names != self.test.class_names:
+            raise ConfigError(f"evaluation.dataset is {self.test.name}: its classes are not those of {source.name}")
+        self.pool: Pool = draw_pool(config.pool, source, self.forbidden, numpy_generator(config.seed, "pool"))
+        self.plan: Plan = draw_plan(
+            config.synthesis,
+            pool_images=len(self.pool.images_nhwc),
+            classes=len(self.pool.class_names),
+            seed=config.seed,
+        )
+        check_affordable(self.plan.cost, config.budget_images)
+
+    @property
+    def cost(self) -> PlanCost:
+        """What the plan buys, phase by phase."""
+        return self.plan.cost
+
+
+def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:
+    """Raise ConfigError when the pool's images or classes are not the teacher's."""
+    wanted = (card.input.height, card.input.width, card.input.channels)
+    if pool.images_nhwc.shape[1:] != wanted:
+        raise ConfigError(
+            f"pool.dataset is {config.pool.dataset} with images of {pool.images_nhwc.shape[1:]}; "
+            f"teacher {card.name} takes {wanted} (height, width, channels)"
+        )
+    if tuple(card.classes) != pool.class_names:
+        raise ConfigError(
+            f"pool.dataset is {config.pool.dataset} with classes {list(pool.class_names)}; "
+            f"teacher {card.name} answers in {card.classes}"
+        )
+
+
+def load_split(name: str, split: Literal["train", "test"], key: str) -> Dataset:
+    """Load one split of a data set that the configuration names under ``key``. Raises ConfigError."""
+    try:
+        return load_dataset(name, split)
+    except (ValueError, DatasetUnavailable) as error:
+        raise ConfigError(f"{key}: {error}") from error
