@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from shared.wire.error_codes import ERROR_KINDS
+from shared.wire.contracts import Problem
+from shared.wire.error_codes import ERROR_KINDS, PROBLEM_MEDIA_TYPE
 from teacher_server.admission import Admission
 from teacher_server.api import health, labels, teachers, usage
 from teacher_server.api.context import Server
@@ -31,6 +33,11 @@ Errors are `application/problem+json` (RFC 9457) with `code` and `retryable`:
 |---|---|---|---|
 """
 
+_PROBLEM_RESPONSE: dict[str, Any] = {
+    "description": "An error (RFC 9457); `retryable` says whether asking again may help",
+    "content": {PROBLEM_MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+}
+
 
 def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     """Build the application on the ledger that ``settings`` names. Raises OperatorError."""
@@ -53,7 +60,12 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         ledger.close()
 
     app = FastAPIOffline(
-        title="Teacher", description=_DESCRIPTION + _error_rows(), version="1", redoc_url=None, lifespan=lifespan
+        title="Teacher",
+        description=_DESCRIPTION + _error_rows(),
+        version="1",
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={"default": _PROBLEM_RESPONSE},
     )
     app.state.server = server
     app.add_middleware(RequestIdMiddleware)

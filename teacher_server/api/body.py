@@ -81,6 +81,8 @@ async def _read_files(request: Request, chunks: AsyncIterator[bytes], settings: 
     async def stream() -> AsyncGenerator[bytes, None]:
         async for chunk in chunks:
             yield chunk
+        if not parser.ended:  # raised in here, so that the parser closes what it opened
+            raise Refusal(ErrorCode.INVALID_REQUEST, "multipart form: the closing boundary is missing")
         yield b""  # the parser takes this for the end
 
     # One more than allowed, so that the count is refused with its own code and not as a malformed form.
@@ -93,8 +95,6 @@ async def _read_files(request: Request, chunks: AsyncIterator[bytes], settings: 
         code = ErrorCode.TOO_MANY_IMAGES if too_many else ErrorCode.INVALID_REQUEST
         raise Refusal(code, f"multipart form: {getattr(error, 'message', 'no boundary')}") from error
     try:
-        if not parser.ended:
-            raise Refusal(ErrorCode.INVALID_REQUEST, "multipart form: the closing boundary is missing")
         fields = sorted({name for name, _ in form.multi_items() if name != FILES_FIELD})
         if fields:
             raise Refusal(
