@@ -3,6 +3,7 @@
 import email.utils
 import re
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -22,12 +23,11 @@ from distill_client.errors import (
 )
 from distill_client.teachers.protocol import Answer, Values
 from shared.wire import contracts
-from shared.wire.contracts import Event, EventsPage, Problem, TeacherCard, Usage
+from shared.wire.contracts import Disclosure, Event, EventsPage, Problem, TeacherCard, Usage
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE, InvalidImages, decode_npy, encode_npy
 
-_TIMEOUT = httpx2.Timeout(60.0, connect=5.0)
-_PAGE = 1000
+_TIMEOUT_S, _CONNECT_TIMEOUT_S = 60.0, 5.0
 # What may pass: the server is down, restarting or slow. Not a malformed request of ours, which never will.
 _TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
 _SECRET_PATTERN = re.compile(r"[\x21-\x7e]+")
@@ -50,14 +50,16 @@ def connect(url: str, secret: str, name: str, *, deadline_s: float) -> "NativeTe
     if not _SECRET_PATTERN.fullmatch(secret):
         raise ConfigError("the key holds spaces, line breaks or other characters that no key has; copy it again")
     try:
-        client = httpx2.Client(
-            base_url=url, headers={"Authorization": f"Bearer {secret}"}, timeout=_TIMEOUT, follow_redirects=False
-        )
-        scheme = client.base_url.scheme
+        address = httpx2.URL(url)
     except (httpx2.InvalidURL, ValueError) as error:
         raise ConfigError(f"teacher address is {url!r}, which cannot be used: {error}") from error
-    if scheme not in ("http", "https"):
+    if address.scheme not in ("http", "https") or not address.host:
         raise ConfigError(f"teacher address is {url!r}; allowed is http://HOST:PORT or https://HOST")
+    # A server that accepts a request and never answers must not hold it beyond the deadline either.
+    timeout = httpx2.Timeout(min(_TIMEOUT_S, deadline_s), connect=min(_CONNECT_TIMEOUT_S, deadline_s))
+    client = httpx2.Client(
+        base_url=address, headers={"Authorization": f"Bearer {secret}"}, timeout=timeout, follow_redirects=False
+    )
     return NativeTeacher(client, name, deadline_s=deadline_s)
 
 
@@ -74,14 +76,15 @@ def announce_retries(say: Callable[[str], None]) -> None:
 class NativeTeacher:
     """One teacher of one of our servers; may be used from several threads."""
 
-    def __init__(self, client: httpx2.Client, name: str, *, deadline_s: float) -> None:
+    def __init__(self, client: httpx2.Client, name: str, *, deadline_s: float, events_per_page: int = 1000) -> None:
         self._client = client
-        self._name = name
+        self._events_per_page = events_per_page
+        self._path = f"/v1/teachers/{urllib.parse.quote(name, safe='')}"
         self._deadline_s = deadline_s
 
     def card(self) -> TeacherCard:
         """See Teacher.card."""
-        return self._get(f"/v1/teachers/{self._name}", TeacherCard)
+        return self._get(self._path, TeacherCard)
 
     def usage(self) -> Usage:
         """See Teacher.usage."""
@@ -91,15 +94,17 @@ class NativeTeacher:
         """See Teacher.events."""
         after: int | None = 0
         while after is not None:
-            page = self._get(f"/v1/events?after={after}&limit={_PAGE}", EventsPage)
+            page = self._get(f"/v1/events?after={after}&limit={self._events_per_page}", EventsPage)
             yield from page.events
+            if page.next_after is not None and page.next_after <= after:
+                raise TeacherProtocolError(f"GET /v1/events: page {after} is followed by page {page.next_after}")
             after = page.next_after
 
     def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
         """See Teacher.label."""
         request = self._client.build_request(
             "POST",
-            f"/v1/teachers/{self._name}/labels",
+            f"{self._path}/labels",
             content=encode_npy(images_nhwc),
             headers={
                 "Content-Type": NPY_MEDIA_TYPE,
@@ -125,25 +130,28 @@ class NativeTeacher:
 
         Safe for a paid request too: the idempotency key makes every repetition the same purchase.
         """
+        deadline = time.monotonic() + self._deadline_s
+
+        def backoff(error: Exception) -> bool | float:
+            """Whether to ask again: seconds to wait, or True for the usual growing pause."""
+            if isinstance(error, _Retryable) and error.after_s is not None:
+                return min(error.after_s, max(0.0, deadline - time.monotonic()))
+            return isinstance(error, (*_TRANSIENT, _Retryable))
+
         try:
             for attempt in stamina.retry_context(
-                on=_backoff, attempts=None, timeout=self._deadline_s, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
+                on=backoff, attempts=None, timeout=self._deadline_s, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
             ):
                 with attempt:
                     return _checked(self._client.send(request))
+        except httpx2.DecodingError as error:
+            raise TeacherProtocolError(f"{request.url}: the answer cannot be decompressed: {error}") from error
         except (*_TRANSIENT, _Retryable) as error:
             raise TeacherUnavailable(
                 f"no answer from {request.url.host}:{request.url.port or ''} within {self._deadline_s:g} s "
                 f"({type(error).__name__.lstrip('_')}: {error})"
             ) from error
         raise AssertionError("unreachable: the retry loop returns or raises")
-
-
-def _backoff(error: Exception) -> bool | float:
-    """Whether to ask again: seconds to wait, or True for the usual growing pause."""
-    if isinstance(error, _Retryable):
-        return error.after_s if error.after_s is not None else True
-    return isinstance(error, _TRANSIENT)
 
 
 def _checked(response: httpx2.Response) -> httpx2.Response:
@@ -161,7 +169,9 @@ def _checked(response: httpx2.Response) -> httpx2.Response:
         raise _Retryable(f"{problem.code}: {problem.detail}", _retry_after(response))
     extra = problem.model_extra or {}
     if problem.code == ErrorCode.BUDGET_EXHAUSTED:
-        raise BudgetExhausted(problem.detail, granted=int(extra.get("granted", 0)), spent=int(extra.get("spent", 0)))
+        granted, spent = (extra.get(name) for name in ("granted", "spent"))
+        if isinstance(granted, int) and isinstance(spent, int):
+            raise BudgetExhausted(problem.detail, granted=granted, spent=spent)
     hint = " (the key is read from DISTILL_API_KEY)" if problem.code == ErrorCode.UNAUTHENTICATED else ""
     raise TeacherRefused(f"{problem.code}: {problem.detail}{hint}", code=problem.code)
 
@@ -171,17 +181,20 @@ def _retry_after(response: httpx2.Response) -> float | None:
     value = response.headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)
-    moment = email.utils.parsedate_tz(value)
-    return max(0.0, email.utils.mktime_tz(moment) - time.time()) if moment else None
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _read_answer(response: httpx2.Response, *, images: int) -> Answer:
     headers = response.headers
     try:
+        disclosure = Disclosure.parse(headers[contracts.HEADER_DISCLOSURE])
         answer = Answer(
-            values=_require_values(decode_npy(response.content), images),
+            values=_require_values(decode_npy(response.content), images, disclosure),
             version=headers[contracts.HEADER_VERSION],
-            disclosure=headers[contracts.HEADER_DISCLOSURE],
+            disclosure=str(disclosure),
             charged=int(headers[contracts.HEADER_CHARGED]),
             spent=int(headers[contracts.HEADER_SPENT]),
             remaining=int(headers[contracts.HEADER_REMAINING]),
@@ -195,13 +208,17 @@ def _read_answer(response: httpx2.Response, *, images: int) -> Answer:
     return answer
 
 
-def _require_values(array: NDArray[np.generic], images: int) -> Values:
-    if array.dtype == np.int64 and array.shape == (images,):
-        return array.astype(np.int64)
-    if array.dtype == np.float32 and array.ndim == 2 and len(array) == images:
+def _require_values(array: NDArray[np.generic], images: int, disclosure: Disclosure) -> Values:
+    if disclosure.kind == "label":
+        if array.dtype == np.int64 and array.shape == (images,):
+            return array.astype(np.int64)
+    elif array.dtype == np.float32 and array.ndim == 2 and len(array) == images:
         probabilities_nk = array.astype(np.float32)
-        disclosed = probabilities_nk[~np.isnan(probabilities_nk)]
-        if ((disclosed < 0) | (disclosed > 1)).any():
+        disclosed_nk = ~np.isnan(probabilities_nk)
+        if ((probabilities_nk < 0) | (probabilities_nk > 1)).any():
             raise ValueError("a probability lies outside 0 to 1")
+        most = probabilities_nk.shape[1] if disclosure.kind == "probabilities" else disclosure.k
+        if (disclosed_nk.sum(axis=1) != min(most, probabilities_nk.shape[1])).any():
+            raise ValueError(f"an answer does not name as many classes as disclosure {disclosure} says")
         return probabilities_nk
-    raise ValueError(f"{array.dtype} of shape {array.shape} is no answer to {images} images")
+    raise ValueError(f"{array.dtype} of shape {array.shape} is no answer to {images} images under {disclosure}")
