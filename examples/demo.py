@@ -13,66 +13,107 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from shared.datasets import DatasetUnavailable, load_dataset
 
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-RUNS = PROJECT / "runs"
 STOP_TIMEOUT_S = 10
 
 
-def main() -> int:
-    """Run the demo; the exit code is 0 only if the three counts are equal."""
+@dataclass(frozen=True)
+class Setting:
+    """An experiment, the bundle that serves it, and the data set both are about."""
+
+    config: Path
+    bundle: Path
+    dataset: str
+
+
+def main(
+    config: Annotated[Path | None, typer.Option(help="another experiment than the demo's; needs --bundle")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="the teacher bundle that the experiment asks")] = None,
+    runs: Annotated[Path, typer.Option(help="where demo/ and demo-teacher/ are made")] = PROJECT / "runs",
+) -> None:
+    """Run the demo; the exit code is 0 only if the three counts are equal to the plan's cost."""
     started = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
-    work = RUNS / "demo-teacher"
+    work = runs / "demo-teacher"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    dataset, config, bundle = _choose(work)
+    setting = _given(config, bundle) if config and bundle else _choose(work)
     ledger = f"sqlite:///{work / 'ledger.sqlite'}"
-    run_dir = _fresh_run_folder()
+    run_dir = _fresh_run_folder(runs)
 
-    with _serving(bundle, ledger, work) as url:
+    with _serving(setting.bundle, ledger, work) as url:
         _say(f"the teacher serves at {url}; its API is described at {url}/docs")
-        planned = _json("distill", "plan", config, "--json")["total"]
+        planned = _json("distill", "plan", setting.config, "--json")["total"]
         _say(f"a key with a budget of exactly {planned:,} images, the plan's cost")
         issued = _json(
             "teacher", "keys", "create", "--ledger", ledger, "--name", "demo", "--budget", planned, "--json"
         )
         environment = {**os.environ, "DISTILL_API_KEY": str(issued["key"])}
         _say("the client buys its answers over HTTP and trains three contenders")
-        _run("distill", "run", config, "--teacher", url, "--out", run_dir, "--json", env=environment, quiet=True)
-        _say("the owner's own answers on the test set, offline, to measure agreement")
+        _run(
+            "distill",
+            "run",
+            setting.config,
+            "--teacher",
+            url,
+            "--out",
+            run_dir,
+            "--json",
+            env=environment,
+            quiet=True,
+        )
+        _say("the owner's own answers on the test set, written offline, to measure agreement")
         answers = work / "teacher-answers.npz"
-        _run("teacher", "predict", "--bundle", bundle, "--dataset", dataset, "--out", answers, quiet=True)
+        _run(
+            "teacher",
+            "predict",
+            "--bundle",
+            setting.bundle,
+            "--dataset",
+            setting.dataset,
+            "--out",
+            answers,
+            quiet=True,
+        )
         _run("distill", "evaluate", run_dir, "--teacher-answers", answers)
         audit = _json("distill", "audit", run_dir, "--json", env=environment)
-    _say(f"{time.monotonic() - started:.0f} seconds in all; the picture is {_shown(run_dir / 'report.png')}")
-    return 0 if audit["equal"] and audit["bought"] == planned else 1
+    _say(f"{time.monotonic() - started:.0f} seconds in all; the picture is {run_dir / 'report.png'}")
+    if not audit["equal"] or audit["bought"] != planned:
+        raise SystemExit(1)
 
 
-def _choose(work: Path) -> tuple[str, Path, Path]:
-    """The data set, experiment and bundle: Fashion-MNIST where it is to be had, else digits."""
+def _given(config: Path, bundle: Path) -> Setting:
+    with config.open("rb") as file:
+        return Setting(config, bundle, tomllib.load(file)["evaluation"]["dataset"])
+
+
+def _choose(work: Path) -> Setting:
+    """Fashion-MNIST where it is to be had, else digits with a teacher trained on the spot."""
     try:
         load_dataset("fashion-mnist", "test")
     except DatasetUnavailable as error:
-        _say(f"{error}\nrunning on scikit-learn's bundled digits instead: a smaller task, with a teacher made now")
+        _say(f"{error}\ndemo: running on scikit-learn's bundled digits instead, with a teacher trained on the spot")
         bundle = work / "digits-lenet5"
         _run("teacher", "train", "--dataset", "digits", "--network", "lenet5", "--out", bundle)
-        return "digits", PROJECT / "configs" / "demo-digits.toml", bundle
-    return (
-        "fashion-mnist",
-        PROJECT / "configs" / "demo-fashion-mnist.toml",
-        PROJECT / "bundles" / "fashion-mnist-lenet5",
-    )
+        return Setting(PROJECT / "configs" / "demo-digits.toml", bundle, "digits")
+    bundle = PROJECT / "bundles" / "fashion-mnist-lenet5"
+    return Setting(PROJECT / "configs" / "demo-fashion-mnist.toml", bundle, "fashion-mnist")
 
 
-def _fresh_run_folder() -> Path:
+def _fresh_run_folder(runs: Path) -> Path:
     """runs/demo, with what an earlier demo left there moved to runs/demo.previous."""
-    current, previous = RUNS / "demo", RUNS / "demo.previous"
+    current, previous = runs / "demo", runs / "demo.previous"
     if current.exists():
         shutil.rmtree(previous, ignore_errors=True)
         current.rename(previous)
@@ -126,17 +167,13 @@ def _say(text: str) -> None:
     print(f"demo: {text}", flush=True)
 
 
-def _shown(path: Path) -> Path:
-    return path.relative_to(PROJECT)
-
-
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        typer.run(main)
     except KeyboardInterrupt:
-        print("\ndemo: stopped; the server is stopped too", file=sys.stderr)
-        sys.exit(130)
+        typer.echo("\ndemo: stopped, and the server with it", err=True)
+        raise SystemExit(130) from None

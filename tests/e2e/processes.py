@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 # One thread each: the machine is shared by a server, a client and whatever else tests run.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

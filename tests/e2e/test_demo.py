@@ -1,0 +1,63 @@
+"""`make demo` on a small setting: real server, real HTTP, three equal counts; and its server never outlives it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.e2e.processes import ENVIRONMENT, PROJECT
+
+DEMO = [sys.executable, str(PROJECT / "examples" / "demo.py")]
+
+
+def arguments(config: Path, bundle: Path, runs: Path) -> list[str]:
+    return [*DEMO, "--config", str(config), "--bundle", str(bundle), "--runs", str(runs)]
+
+
+def test_demo_prints_one_table_with_three_equal_counts(
+    digits_bundle: Path, small_config: Path, tmp_path: Path
+) -> None:
+    command = arguments(small_config, digits_bundle, tmp_path)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    images = summary["images"]
+    assert images["planned"] == images["bought"] == images["charged_by_server"] == images["in_audit_log"] == 140
+    assert summary["agreement_on"] == "the owner's answers on the test set"
+    assert summary["agreement_images"] == summary["test_images"]
+    accuracies = [summary["teacher_accuracy"], summary["student_accuracy"], *summary["baselines"].values()]
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    for row in ("charged by the server", "counted by the client", "in the audit log", "all rows agree"):
+        assert row in done.stdout
+    assert (tmp_path / "demo" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ctrl_c_stops_the_server_too(digits_bundle: Path, small_config: Path, tmp_path: Path) -> None:
+    # A process group of its own, because Ctrl-C reaches every process of the terminal's foreground group.
+    demo = subprocess.Popen(
+        arguments(small_config, digits_bundle, tmp_path),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo.stdout is not None
+    address = demo.stdout.readline().partition("http://")[2].partition(";")[0]
+    host, port = address.rsplit(":", 1)
+    socket.create_connection((host, int(port)), timeout=10).close()
+    os.killpg(demo.pid, signal.SIGINT)
+    assert demo.wait(60) == 130
+    demo.stdout.close()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            break
+        assert time.monotonic() < deadline, "the server still listens"
+        time.sleep(0.1)
