@@ -10,6 +10,7 @@ from shared.wire.contracts import Event, Usage
 from shared.wire.receipts import chain_faults
 
 _FAULTS_SHOWN = 10
+_LOOKS_MAX = 10
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,13 @@ class Audit:
 
 def audit_folder(folder: RunFolder, teacher: Teacher) -> Audit:
     """Compare the run's own rows with the teacher's log for this key, as it is now."""
-    return audit_run(
-        folder.labels.purchases(), folder.labels.recorded_keys(), list(teacher.events()), teacher.usage()
-    )
+    usage = teacher.usage()
+    for _ in range(_LOOKS_MAX):
+        before, events = usage, list(teacher.events())
+        usage = teacher.usage()
+        if usage == before:  # else another run bought under the same key while its log was read
+            break
+    return audit_run(folder.labels.purchases(), folder.labels.recorded_keys(), events, usage)
 
 
 def audit_run(
@@ -55,6 +60,7 @@ def audit_run(
     ours = [event for event in answers if event.idempotency_key in recorded_keys]
     others = sum(event.images for event in answers) - sum(event.images for event in ours)
     faults = chain_faults(events)
+    faults += _sum_faults(events)
     faults += _usage_faults(events, usage)
     faults += _purchase_faults(purchases, ours)
     return Audit(
@@ -75,6 +81,22 @@ def _usage_faults(events: Sequence[Event], usage: Usage) -> list[str]:
         faults.append(f"the key's counter says {usage.spent} spent, its log adds up to {spent}")
     if granted != usage.granted:
         faults.append(f"the key's counter says {usage.granted} granted, its log adds up to {granted}")
+    if usage.remaining != usage.granted - usage.spent:
+        faults.append(f"the key's counter says {usage.remaining} remaining of {usage.granted}, {usage.spent} spent")
+    return faults
+
+
+def _sum_faults(events: Sequence[Event]) -> list[str]:
+    """Each event's running sums must be what the events up to it add up to."""
+    faults, spent, granted = [], 0, 0
+    for event in events:
+        spent += event.images if event.kind == "answer" else 0
+        granted += event.images if event.kind in ("create", "grant") else 0
+        if (event.spent, event.granted) != (spent, granted):
+            faults.append(
+                f"event {event.sequence} says {event.spent} spent of {event.granted} after it, "
+                f"the log adds up to {spent} of {granted}"
+            )
     return faults
 
 

@@ -6,7 +6,7 @@ from distill_client.config import RunConfig
 from distill_client.errors import ConfigError
 from distill_client.plan import Plan, PlanCost, check_affordable, draw_plan
 from distill_client.pool import Pool, draw_pool
-from distill_client.randomness import numpy_generator
+from distill_client.randomness import numpy_generator, torch_generator
 from shared.datasets import Dataset, DatasetUnavailable, load_dataset
 from shared.wire.contracts import TeacherCard
 from shared.wire.images import image_digests
@@ -29,11 +29,24 @@ class Material:
             seed=config.seed,
         )
         check_affordable(self.plan.cost, config.budget_images)
+        self._check_networks(config)
 
     @property
     def cost(self) -> PlanCost:
         """What the plan buys, phase by phase."""
         return self.plan.cost
+
+    def _check_networks(self, config: RunConfig) -> None:
+        """Refuse networks that are unknown or made for other images, before an answer is bought for them."""
+        from distill_client.student.networks import create_student
+        from distill_client.synthesis.cvae import create_cvae
+
+        height, width, channels = self.pool.images_nhwc.shape[1:]
+        image_hwc, classes = (height, width, channels), len(self.pool.class_names)
+        generator = torch_generator(config.seed, "check")
+        create_student(config.student.network, image_hwc=image_hwc, classes=classes, generator=generator)
+        if self.cost.cvae:
+            create_cvae(config.synthesis.cvae, image_hwc=image_hwc, classes=classes, generator=generator)
 
 
 def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:

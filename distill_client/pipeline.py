@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from distill_client.audit import audit_folder
+from distill_client.config import RunConfig
 from distill_client.contenders import (
     concatenate,
     draw_held_out,
@@ -21,9 +22,9 @@ from distill_client.contenders import (
     save_network,
     train_contender,
 )
-from distill_client.errors import BudgetExhausted, RunStoreError
+from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
 from distill_client.material import Material, check_card, load_split
-from distill_client.plan import Plan
+from distill_client.plan import Plan, PlanCost
 from distill_client.pool import Pool
 from distill_client.randomness import torch_generator
 from distill_client.results import export_student, measure_accuracies, measure_agreement, summarise
@@ -102,12 +103,13 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
     """
     card, began_with = teacher.card(), folder.record.teacher
     check_card(folder.config, card, material.pool)
+    _check_held_out(folder.config, material.cost)
     if (card.version, card.disclosure) != (began_with.version, began_with.disclosure):
         raise RunStoreError(
             f"{folder.path}: the run began with version {began_with.version} and disclosure {began_with.disclosure}; "
             f"teacher {card.name} now has version {card.version} and disclosure {card.disclosure} for this key"
         )
-    missing = material.cost.total - folder.labels.images_bought()
+    missing = _missing_images(folder, material.cost)
     if missing > card.budget.remaining:
         # A batch that was charged just before a kill is asked for again at no charge.
         answered = {purchase.idempotency_key for purchase in folder.labels.purchases()}
@@ -120,6 +122,26 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
             granted=card.budget.granted,
             spent=card.budget.spent,
         )
+
+
+def _check_held_out(config: RunConfig, cost: PlanCost) -> None:
+    if config.baselines.standard_kd and draw_held_out(config, cost.total)[: cost.pool].all():
+        raise ConfigError(
+            f"evaluation.held_out_fraction is {config.evaluation.held_out_fraction}, which holds out all of "
+            f"pool.images = {cost.pool}; nothing is left for standard-kd to learn from"
+        )
+
+
+def _missing_images(folder: RunFolder, cost: PlanCost) -> int:
+    """Images still to be bought; exact for recorded stages, which leave out what the run has bought before."""
+    missing = 0
+    for stage, images in asdict(cost).items():
+        if folder.labels.has_stage(stage):
+            recorded, bought = folder.labels.stage_images(stage)
+            missing += recorded - bought
+        else:
+            missing += images
+    return missing
 
 
 def _buy(

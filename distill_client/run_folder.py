@@ -16,6 +16,7 @@ report.png           the same to look at
 import json
 import platform
 import secrets
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator
@@ -143,6 +144,7 @@ class RunFolder:
 
 def create_run(path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_url: str) -> RunFolder:
     """Make a new run folder, all or nothing. Raises RunStoreError when there is something at ``path`` already."""
+    path = path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunStoreError(
             f"{path} exists already: `distill resume {path}` goes on with the run in it, or give another --out"
@@ -168,6 +170,7 @@ def create_run(path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_u
             path.rmdir()  # empty, as was just seen
         unfinished.rename(path)
     except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise RunStoreError(f"{path}: the run folder cannot be made: {error}") from error
     return RunFolder(path, config, record)
 
