@@ -74,17 +74,15 @@ def serve(
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    lock = hold_for_server(settings.ledger)
-    listener = _listen(settings.host, settings.port)
-    with _operator_mistakes():
-        teachers = [load_teacher(folder, device=settings.device) for folder in settings.bundles]
-    application = create_app(settings, teachers)
-    url = f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}"
-    names = sorted(application.state.server.teachers)
-    # The socket already listens: who connects from now on is answered as soon as the loop below runs.
-    typer.echo(json.dumps({"url": url, "teachers": names}) if as_json else f"serving {', '.join(names)} at {url}")
-    config = uvicorn.Config(application, log_config=None, access_log=False, server_header=False)
-    with lock:
+    with hold_for_server(settings.ledger), _listen(settings.host, settings.port) as listener:
+        with _operator_mistakes():
+            teachers = [load_teacher(folder, device=settings.device) for folder in settings.bundles]
+        application = create_app(settings, teachers)
+        url = f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}"
+        names = sorted(application.state.server.teachers)
+        # The socket already listens: who connects from now on is answered as soon as the loop below runs.
+        typer.echo(json.dumps({"url": url, "teachers": names}) if as_json else f"serving {', '.join(names)} at {url}")
+        config = uvicorn.Config(application, log_config=None, access_log=False, server_header=False)
         uvicorn.Server(config).run(sockets=[listener])
 
 

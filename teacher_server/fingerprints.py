@@ -8,6 +8,9 @@ from shared.wire.images import Images
 # 32 bytes SHA-256, 8 bytes difference hash, class index of the largest probability, that probability.
 FINGERPRINT = np.dtype([("digest", "u1", (32,)), ("dhash", "<u8"), ("top_class", "<u2"), ("confidence", "<f4")])
 
+# Of grey values 0..255: far above float32's rounding, which would else set bits in areas of one colour.
+_RISE_MIN = 0.01
+
 
 def pack_fingerprints(images_nhwc: Images, digests: list[bytes], probabilities_nk: NDArray[np.float32]) -> bytes:
     """One FINGERPRINT record per image, in order, as bytes; read back with ``numpy.frombuffer``."""
@@ -27,7 +30,7 @@ def difference_hashes(images_nhwc: Images) -> NDArray[np.uint64]:
     grey = images_nhwc.astype(np.float32).mean(axis=3)
     rows, columns = _cell_means(grey.shape[1], 8), _cell_means(grey.shape[2], 9)
     cells = rows @ grey @ columns.T
-    bits = (cells[:, :, :-1] < cells[:, :, 1:]).reshape(len(grey), 64)
+    bits = (cells[:, :, 1:] - cells[:, :, :-1] > _RISE_MIN).reshape(len(grey), 64)
     return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 

@@ -83,8 +83,9 @@ def open_database(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Databa
     return database
 
 
-def hold_for_server(url: str) -> FileLock:
-    """Keep other servers off this ledger for as long as the lock lives; the command line may still write.
+@contextmanager
+def hold_for_server(url: str) -> Iterator[None]:
+    """Keep other servers off this ledger; the command line may still write.
 
     The lock is on a file beside the ledger, and the operating system releases it however this process ends.
     Raises OperatorError when another server holds it.
@@ -96,7 +97,12 @@ def hold_for_server(url: str) -> FileLock:
         raise OperatorError(
             f"ledger {url} is in use by another server process; one server per SQLite ledger"
         ) from error
-    return lock
+    except OSError as error:
+        raise OperatorError(f"ledger {url} cannot be locked: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def migrate(url: str) -> str:

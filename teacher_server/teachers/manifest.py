@@ -38,7 +38,8 @@ def _two_or_more_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Version = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+# Goes out in an HTTP header, and an answer whose header cannot be written would be charged and never arrive.
+Version = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$")]
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
