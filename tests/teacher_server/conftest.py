@@ -1,5 +1,6 @@
 """A real ledger file and a real application on it, with a teacher that can be seen through."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,3 +49,10 @@ def make_world(ledger_url: str) -> Iterator[MakeWorld]:
 @pytest.fixture
 def world(make_world: MakeWorld) -> World:
     return make_world()
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have TEACHER_* set for a server of their own."""
+    for name in [name for name in os.environ if name.startswith("TEACHER_")]:
+        monkeypatch.delenv(name)

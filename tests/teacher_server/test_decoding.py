@@ -1,0 +1,63 @@
+"""A parsed body to a teacher's input: what the API tests do not reach."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.wire.contracts import InputSpec
+from shared.wire.error_codes import ErrorCode
+from shared.wire.images import encode_npy
+from teacher_server.decoding import DecodingLimits, ImageFilesBody, NpyBody, decode_body
+from teacher_server.errors import Refusal
+
+SPEC = InputSpec(height=4, width=6, channels=3)
+LIMITS = DecodingLimits(images_max=5, file_pixels_max=1000, request_pixels_max=2000)
+
+
+def png(height: int, width: int, *, value: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def refusal_of(body: NpyBody | ImageFilesBody) -> Refusal:
+    with pytest.raises(Refusal) as refusal:
+        decode_body(body, SPEC, LIMITS)
+    return refusal.value
+
+
+def test_an_array_is_taken_as_it_is() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
+    assert np.array_equal(decode_body(NpyBody(encode_npy(images)), SPEC, LIMITS), images)
+
+
+def test_files_keep_their_order_and_take_the_teacher_s_shape() -> None:
+    contents = tuple(png(4 + value, 6, value=value) for value in (9, 3, 7))
+    images = decode_body(ImageFilesBody(contents), SPEC, LIMITS)
+    assert images.shape == (3, 4, 6, 3)
+    assert images[:, 0, 0, 0].tolist() == [9, 3, 7]
+
+
+def test_pixels_are_shared_among_the_files_of_a_request() -> None:
+    assert len(decode_body(ImageFilesBody((png(25, 40),) * 2), SPEC, LIMITS)) == 2
+    assert refusal_of(ImageFilesBody((png(25, 41), png(25, 40)))).members == {"index": 0}
+    assert refusal_of(ImageFilesBody((png(4, 6), png(4, 6), png(25, 40)))).members == {"index": 2}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [NpyBody(encode_npy(np.zeros((6, 4, 6, 3), np.uint8))), ImageFilesBody((b"not even an image",) * 6)],
+    ids=["npy", "files"],
+)
+def test_images_are_counted_before_files_are_decoded(body: NpyBody | ImageFilesBody) -> None:
+    refusal = refusal_of(body)
+    assert refusal.code is ErrorCode.TOO_MANY_IMAGES
+    assert refusal.members == {"images": 6, "images_per_request_max": 5}
+
+
+def test_no_files_are_no_images() -> None:
+    refusal = refusal_of(ImageFilesBody(()))
+    assert refusal.code is ErrorCode.INVALID_IMAGES
+    assert "index" not in refusal.members
