@@ -3,11 +3,18 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from distill_client.config import RunConfig
 from distill_client.errors import BudgetExhausted, TeacherUnavailable
+from distill_client.material import Material
+from distill_client.pipeline import run
+from distill_client.run_folder import create_run, open_run
 from distill_client.teachers.protocol import Answer, Values
 from shared.wire.contracts import Disclosure, Event, InputSpec, TeacherCard, Usage
 from shared.wire.images import answer_digest, batch_digest, image_digests
@@ -221,3 +228,36 @@ class HearTraining:
 
 class Interrupted(BaseException):
     """Stands for a kill: nothing may catch it."""
+
+
+def tiny_config(**changes: dict[str, object] | object) -> RunConfig:
+    """40 digits, 60 synthetic images, 20 steps; ``changes`` replace or, for sections, are merged in."""
+    content: dict[str, object] = {
+        "name": "tiny",
+        "seed": 1,
+        "budget_images": 100,
+        "teacher": {"name": "fake", "images_per_request": 16, "requests_in_flight": 2},
+        "pool": {"dataset": "digits", "images": 40},
+        "synthesis": {"images": 60, "cvae": {"epochs": 2}},
+        "student": {"network": "lenet5-half"},
+        "training": {"steps": 20, "batch_size": 32},
+        "evaluation": {"dataset": "digits", "held_out_fraction": 0.1},
+    }
+    for name, value in changes.items():
+        section = content.get(name)
+        content[name] = {**section, **value} if isinstance(section, dict) and isinstance(value, dict) else value
+    return RunConfig.model_validate(content)
+
+
+def begin(path: Path, config: RunConfig, teacher: FakeTeacher) -> None:
+    """Make the run folder, as `distill run` does before it buys anything."""
+    create_run(path, config, teacher.card(), teacher_url="http://teacher.test")
+
+
+def bring_to_its_end(
+    path: Path, teacher: FakeTeacher, reporter: SilentReporter | None = None, *, material: Material | None = None
+) -> dict[str, Any]:
+    """Open the run folder and run or resume it, as a new process would."""
+    with open_run(path) as folder:
+        prepared = material or Material(folder.config)
+        return run(folder, prepared, teacher, reporter or SilentReporter(), torch.device("cpu"))
