@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from distill_client.config import RunConfig, load_config
-from distill_client.errors import AuditMismatch, ConfigError, DistillError
+from distill_client.errors import AuditMismatch, ConfigError, DistillError, RunStoreError
 
 KEY_VARIABLE = "DISTILL_API_KEY"
 EPILOG = (
@@ -46,8 +46,14 @@ def main() -> None:
     try:
         app()
     except DistillError as error:
-        typer.echo(f"distill: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
+        _say_and_exit(str(error), error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written
+        _say_and_exit(str(error), RunStoreError.exit_code)
+
+
+def _say_and_exit(message: str, exit_code: int) -> NoReturn:
+    typer.echo("distill: " + "; ".join(line.strip() for line in message.splitlines()), err=True)
+    raise SystemExit(exit_code) from None
 
 
 @app.command()
@@ -194,7 +200,7 @@ def _finish(folder: Any, material: Any, teacher_url: str, device: str, *, as_jso
         os._exit(130)
     except DistillError as error:
         if error.exit_code in (3, 4):
-            _err.print(f"the run can go on later: distill resume {folder.path}", highlight=False)
+            typer.echo(f"the run can go on later: distill resume {folder.path}", err=True)
         raise
     _print_summary(summary, folder.path, as_json=as_json)
     if not summary["audit"]["equal"]:
@@ -215,7 +221,7 @@ def _print_summary(summary: dict[str, Any], directory: Path, *, as_json: bool) -
         typer.echo(json.dumps(summary))
     else:
         _out.print(results_table(summary))
-        _out.print(f"run folder: {directory} (summary.json, report.png, student/)", highlight=False)
+        typer.echo(f"run folder: {directory} (summary.json, report.png, student/)")
 
 
 @contextlib.contextmanager

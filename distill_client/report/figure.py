@@ -75,5 +75,5 @@ def _draw_samples(figure: Any, samples: dict[str, tuple[NDArray[np.uint8], list[
             if column < len(images_nhwc):
                 image = images_nhwc[column]
                 axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray_r", vmin=0, vmax=255)
-                axes.set_title(labels[column], fontsize=7, pad=2)
+                axes.set_title(labels[column], fontsize=7, pad=2, parse_math=False)
         row[0].text(-0.35, 0.5, stage, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
