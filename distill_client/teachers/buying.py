@@ -1,7 +1,8 @@
 """Buying a stage: its unanswered batches, a few in flight at a time, each answer kept before the next step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def buy_stage(
     waiting = store.unanswered(stage)
     in_flight: dict[Future[Answer], Batch] = {}
     failure: BaseException | None = None
-    with ThreadPoolExecutor(requests_in_flight, thread_name_prefix="buying") as threads:
+    with _threads(requests_in_flight) as threads:
         while in_flight or (waiting and failure is None):
             while waiting and failure is None and len(in_flight) < requests_in_flight:
                 batch = store.read_batch(waiting.pop(0))
@@ -56,6 +57,24 @@ def buy_stage(
                 progress(future.result())
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that waits for its requests at the end, but not when the person at the terminal wants out.
+
+    A request may be waiting for a dead teacher; left alone it is lost, and asked for again when the run is resumed.
+    """
+    threads = ThreadPoolExecutor(count, thread_name_prefix="buying")
+    try:
+        yield threads
+    except KeyboardInterrupt:
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BaseException:
+        threads.shutdown(cancel_futures=True)
+        raise
+    threads.shutdown()
 
 
 def _misfit(answer: Answer, images: int, card: TeacherCard) -> Exception | None:

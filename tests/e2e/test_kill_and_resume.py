@@ -148,6 +148,24 @@ def test_two_clients_on_one_run_folder_do_not_meet(server: ServerProcess, small_
     check_equal_counts(run_dir, server, env)
 
 
+def test_ctrl_c_leaves_at_once_though_the_server_is_dead(
+    server: ServerProcess, small_config: Path, tmp_path: Path
+) -> None:
+    env = server.create_key("impatient", PLANNED)
+    run_dir, log = tmp_path / "run", tmp_path / "client.log"
+    client = start_client(("distill", "run", small_config, "--teacher", server.url, "--out", run_dir), env, log)
+    assert wait_until(lambda: answers_kept(run_dir) >= 5, client)
+    server.kill()
+    assert wait_until(lambda: "asking again" in log.read_text(), client)
+    client.send_signal(signal.SIGINT)
+    assert client.wait(20) == 130, "its requests would have been retried for a minute"
+    assert "distill resume" in log.read_text()
+
+    server.start()
+    assert start_client(("distill", "resume", run_dir), env, log).wait(PATIENCE_S) == 0, log.read_text()
+    check_equal_counts(run_dir, server, env)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("round_", range(10))
 def test_soak_client_and_server_killed_at_many_moments(
