@@ -42,7 +42,7 @@ _PROBLEM_RESPONSE: dict[str, Any] = {
 def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     """Build the application on the ledger that ``settings`` names. Raises OperatorError."""
     by_name = _by_name(served)
-    ledger = Ledger(open_database(settings.ledger, lock_timeout_s=settings.ledger_timeout_s))
+    ledger = Ledger(open_database(settings.ledger, create=True, lock_timeout_s=settings.ledger_timeout_s))
     admission = Admission(requests_max=settings.requests_in_flight_max)
     limits = DecodingLimits(settings.images_per_request_max, settings.file_pixels_max, settings.request_pixels_max)
     server = Server(

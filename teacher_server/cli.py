@@ -177,7 +177,7 @@ def create_key(
         raise OperatorError(str(error)) from error
     expires_at = ledger_keys.parse_expiry(expires) if expires else None
     key, secret = ledger_keys.create_key(
-        open_database(ledger), name=name, budget=budget, disclosure=parsed, expires_at=expires_at
+        open_database(ledger, create=True), name=name, budget=budget, disclosure=parsed, expires_at=expires_at
     )
     _print({"key": secret, **_key_report(key)}, secret, as_json=as_json)
     if not as_json:
@@ -187,7 +187,7 @@ def create_key(
 @keys_app.command("list")
 def list_keys(ledger: Ledger, as_json: AsJson = False) -> None:
     """Show every key with its budget."""
-    reports = [_key_report(key) for key in ledger_keys.list_keys(open_database(ledger))]
+    reports = [_key_report(key) for key in ledger_keys.list_keys(open_database(ledger, create=False))]
     if as_json:
         typer.echo(json.dumps({"keys": reports}))
         return
@@ -205,14 +205,14 @@ def grant(
     as_json: AsJson = False,
 ) -> None:
     """Add to a key's budget."""
-    key = ledger_keys.grant_images(open_database(ledger), name=name, images=images)
+    key = ledger_keys.grant_images(open_database(ledger, create=False), name=name, images=images)
     _print(_key_report(key), f"{name}: granted {key.granted}, spent {key.spent}", as_json=as_json)
 
 
 @keys_app.command("revoke")
 def revoke(ledger: Ledger, name: Annotated[str, typer.Option(help="which key")], as_json: AsJson = False) -> None:
     """Take a key out of use for ever."""
-    key = ledger_keys.revoke_key(open_database(ledger), name=name)
+    key = ledger_keys.revoke_key(open_database(ledger, create=False), name=name)
     _print(_key_report(key), f"{name}: revoked at {key.revoked_at}", as_json=as_json)
 
 

@@ -29,7 +29,6 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     OVERLOADED = "overloaded"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
-    NOT_READY = "not_ready"
     INTERNAL = "internal"
 
 
@@ -59,7 +58,6 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.IDEMPOTENCY_KEY_REUSED: ErrorKind(422, False, "This Idempotency-Key was used for another request"),
     ErrorCode.OVERLOADED: ErrorKind(503, True, "The server is busy; ask again shortly"),
     ErrorCode.LEDGER_UNAVAILABLE: ErrorKind(503, True, "The ledger cannot be written, so nothing is answered"),
-    ErrorCode.NOT_READY: ErrorKind(503, True, "The server is not ready to answer"),
     ErrorCode.INTERNAL: ErrorKind(500, True, "The server failed; nothing was charged unless a replay says so"),
 }
 

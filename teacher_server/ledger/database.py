@@ -69,12 +69,14 @@ class Database:
             raise Refusal(ErrorCode.LEDGER_UNAVAILABLE, _UNAVAILABLE) from error
 
 
-def open_database(url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Database:
-    """Open a ledger, creating it when it is not there yet; wait for other writers for at most ``lock_timeout_s``.
+def open_database(url: str, *, create: bool, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Database:
+    """Open a ledger, or make it where there is none and ``create`` is set.
 
-    Raises OperatorError for an URL that is not ``sqlite:///FILE``, a file that is not a ledger, and a ledger
-    whose schema is older, newer or unknown.
+    Waits for other writers for at most ``lock_timeout_s``. Raises OperatorError for an URL that is not
+    ``sqlite:///FILE``, a file that is not there or no ledger, and a ledger whose schema is older, newer or unknown.
     """
+    if not create and not _ledger_file(url).exists():
+        raise OperatorError(f"ledger is {url!r}, but there is no such file; `teacher keys create` makes a new ledger")
     database = _connect(url, lock_timeout_s)
     with _opening(url):
         _migrate_if_empty(database)

@@ -103,7 +103,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     settings = TeacherSettings.load(bundles=(Path("unused"),), ledger=url, images_per_request_max=64)
     with ExitStack() as stack, stamina.set_testing(True, attempts=10):
         client = stack.enter_context(TestClient(create_app(settings, [served]), raise_server_exceptions=False))
-        database = open_database(url)
+        database = open_database(url, create=True)
         stack.callback(database.close)
         yield World(client, database, classifier, stack)
 

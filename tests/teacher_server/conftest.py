@@ -23,7 +23,7 @@ def ledger_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def database(ledger_url: str) -> Iterator[Database]:
-    opened = open_database(ledger_url)
+    opened = open_database(ledger_url, create=True)
     yield opened
     opened.close()
 
@@ -38,7 +38,7 @@ def make_world(ledger_url: str) -> Iterator[MakeWorld]:
             classifier = NumbersClassifier()
             teachers = [numbers_teacher(classifier), numbers_teacher(classifier, name="numbers-too", version="2")]
             app = create_app(loaded, teachers)
-            opened = open_database(ledger_url)
+            opened = open_database(ledger_url, create=True)
             stack.callback(opened.close)
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             return World(app, client, classifier, loaded, opened)

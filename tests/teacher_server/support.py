@@ -169,7 +169,7 @@ def require_problem(response: Any, status: int, code: str) -> dict[str, Any]:
 
 def spent_on_file(ledger_url: str, name: str = "ada") -> int:
     """What the ledger's file says, through a connection of its own."""
-    with closing(open_database(ledger_url)) as database:
+    with closing(open_database(ledger_url, create=True)) as database:
         return next(key.spent for key in list_keys(database) if key.name == name)
 
 

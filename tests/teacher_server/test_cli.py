@@ -69,7 +69,7 @@ def test_create_prints_one_object_with_the_secret(ledger_url: str) -> None:
         "expires": "3000-01-01T00:00:00.000000+00:00",
         "revoked": None,
     }
-    with closing(open_database(ledger_url)) as database:
+    with closing(open_database(ledger_url, create=True)) as database:
         key = authenticate(database, secret)
         assert (key.name, key.created_at) == ("ada", created)
         assert str(key.disclosure) == "top-k:3"
@@ -83,7 +83,6 @@ def test_create_without_json_prints_the_secret_alone(ledger_url: str) -> None:
 
 
 def test_list_shows_every_key_and_no_secret(ledger_url: str) -> None:
-    assert run_json("keys", "list", "--ledger", ledger_url) == {"keys": []}
     secrets = [
         run_json("keys", "create", "--ledger", ledger_url, "--name", name, "--budget", "7")["key"]
         for name in ("ada", "bob")
@@ -142,7 +141,8 @@ def test_the_ledger_may_stand_in_the_environment(ledger_url: str, monkeypatch: p
 def test_bad_options_are_named_and_make_no_key(ledger_url: str, options: list[str], says: str) -> None:
     good = ["--ledger", ledger_url, "--name", "ada", "--budget", "1"]
     assert says in mistake("keys", "create", *good, *options)
-    assert run_json("keys", "list", "--ledger", ledger_url) == {"keys": []}
+    with closing(open_database(ledger_url, create=True)) as database:
+        assert list_keys(database) == []
 
 
 @pytest.mark.parametrize("images", ["0", "-5", str(2**60)])
@@ -231,3 +231,14 @@ def test_success_is_one_object_and_exit_code_0(ledger_url: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
     assert json.loads(ended.stdout)["granted"] == 3
     assert file_of(ledger_url).exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["grant", "--name", "a", "5"], ["revoke", "--name", "a"]], ids=lambda words: str(words[0])
+)
+def test_a_mistyped_ledger_is_named_and_not_made(words: list[str], tmp_path: Path) -> None:
+    typo = tmp_path / "legder.db"
+    result = CliRunner().invoke(app, ["keys", words[0], "--ledger", f"sqlite:///{typo}", *words[1:]])
+    assert isinstance(result.exception, OperatorError)
+    assert "there is no such file" in str(result.exception)
+    assert not typo.exists()

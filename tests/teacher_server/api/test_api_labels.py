@@ -214,7 +214,7 @@ def holders(ledger_url: str) -> Iterator[dict[str, Holder]]:
     teacher = Teacher(
         "numbers", "1", tuple("abcdefg"), InputSpec(height=8, width=8, channels=1), RandomClassifier(), None, None
     )
-    database = open_database(ledger_url)
+    database = open_database(ledger_url, create=True)
     with TestClient(create_app(settings, [teacher])) as client:
         yield {
             text: Holder(client, create_key(

@@ -67,7 +67,7 @@ def test_a_replay_is_the_stored_answer_also_after_reopening(
     asked = question(key, "once")
     assert ledger.find_answer(asked) is None
     first = ledger.charge(asked, Computed("1", 2, disclosed, b"fingerprints"), request_id="the first")
-    with closing(open_database(ledger_url)) as other:
+    with closing(open_database(ledger_url, create=True)) as other:
         for replay in (
             ledger.find_answer(asked),
             Ledger(other).find_answer(asked),
@@ -208,7 +208,7 @@ def test_one_idempotency_key_from_many_threads_is_charged_once(database: Databas
 def test_a_writer_from_elsewhere_continues_the_same_chain(database: Database, ledger_url: str) -> None:
     """The command line grants while the server charges: nobody may remember the head."""
     key, ledger = new_key(database, budget=10), Ledger(database)
-    with closing(open_database(ledger_url)) as other:
+    with closing(open_database(ledger_url, create=True)) as other:
         for turn in range(3):
             charge(ledger, key, f"server {turn}", 1)
             grant_images(other, name="ada", images=5)

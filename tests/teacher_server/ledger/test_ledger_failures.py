@@ -19,7 +19,7 @@ from tests.teacher_server.support import PROBABILITIES, file_of, history, new_ke
 
 @pytest.fixture
 def impatient(ledger_url: str) -> Iterator[Database]:
-    with closing(open_database(ledger_url, lock_timeout_s=0.05)) as database:
+    with closing(open_database(ledger_url, lock_timeout_s=0.05, create=True)) as database:
         yield database
 
 
@@ -125,7 +125,7 @@ def test_a_file_taken_away_is_noticed_and_not_made_anew(impatient: Database, led
     aside = file.with_name("aside.db")
     file.rename(aside)
     if replaced:
-        with closing(open_database(f"sqlite:///{file.with_name('other.db')}")) as other:
+        with closing(open_database(f"sqlite:///{file.with_name('other.db')}", create=True)) as other:
             new_key(other, "ada", budget=1000)
         file.with_name("other.db").rename(file)
     require_unavailable(ledger.check_writable)
@@ -141,7 +141,7 @@ def test_a_file_taken_away_is_noticed_and_not_made_anew(impatient: Database, led
 
 
 def test_pages_that_are_garbage(ledger_url: str) -> None:
-    with closing(open_database(ledger_url)) as database:
+    with closing(open_database(ledger_url, create=True)) as database:
         key = new_key(database)
         for number in range(20):
             charge(Ledger(database), key, str(number), 4)
@@ -149,7 +149,7 @@ def test_pages_that_are_garbage(ledger_url: str) -> None:
     content[4096:] = b"\xa5" * (len(content) - 4096)  # all but the first page, which holds the schema
     file_of(ledger_url).write_bytes(content)
     try:
-        damaged = open_database(ledger_url)
+        damaged = open_database(ledger_url, create=True)
     except OperatorError:
         return
     with closing(damaged):

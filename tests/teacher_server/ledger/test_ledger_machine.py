@@ -49,7 +49,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.folder = Path(tempfile.mkdtemp(dir=self.template.parent))
         self.url = f"sqlite:///{shutil.copy(self.template, self.folder)}"
-        self.database = open_database(self.url)
+        self.database = open_database(self.url, create=True)
         self.model: dict[str, ModelKey] = {}
 
     @property
@@ -126,7 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.database.close()
-        self.database = open_database(self.url)
+        self.database = open_database(self.url, create=True)
 
     @invariant()
     def keys_are_as_in_the_model(self) -> None:
@@ -145,7 +145,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 def test_the_ledger_agrees_with_a_model(tmp_path: Path) -> None:
     template = tmp_path / "template.db"
-    open_database(f"sqlite:///{template}").close()
+    open_database(f"sqlite:///{template}", create=True).close()
     machine = type("Machine", (LedgerMachine,), {"template": template})
     few = settings(
         max_examples=25, stateful_step_count=25, deadline=None, database=None,

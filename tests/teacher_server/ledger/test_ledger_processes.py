@@ -76,11 +76,11 @@ def test_all_who_open_a_new_ledger_at_once_find_the_same_one(tmp_path: Path) -> 
 
             def open_and_create(number: int, url: str = url, barrier: threading.Barrier = barrier) -> None:
                 barrier.wait(timeout=30)
-                with closing(open_database(url)) as database:
+                with closing(open_database(url, create=True)) as database:
                     new_key(database, f"key-{number}")
 
             list(pool.map(open_and_create, range(6)))
-            with closing(open_database(url)) as database:
+            with closing(open_database(url, create=True)) as database:
                 assert len(list_keys(database)) == 6
                 require_sound(database)
 

@@ -1,7 +1,9 @@
 """The schema: what the migrations make, and files and addresses that are not a ledger of this program."""
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from teacher_server.ledger.database import Database, migrate, open_database
 from teacher_server.ledger.keys import list_keys
 from teacher_server.ledger.tables import metadata
 from tests.teacher_server.support import file_of, new_key
+
+Opener = Callable[[str], object]
+OPENERS: list[Opener] = [partial(open_database, create=False), migrate]
 
 
 def schema(file: Path) -> dict[str, str]:
@@ -38,39 +43,39 @@ def test_the_migrations_make_what_the_tables_say(database: Database, ledger_url:
 def test_opening_again_changes_nothing(database: Database, ledger_url: str) -> None:
     key = new_key(database)
     assert migrate(ledger_url) == "0001"
-    with closing(open_database(ledger_url)) as again:
+    with closing(open_database(ledger_url, create=True)) as again:
         assert list_keys(again) == [key]
 
 
 def test_migrating_makes_a_ledger_too(ledger_url: str) -> None:
     assert migrate(ledger_url) == "0001"
-    with closing(open_database(ledger_url)) as database:
+    with closing(open_database(ledger_url, create=True)) as database:
         assert list_keys(database) == []
 
 
-@pytest.mark.parametrize("opener", [open_database, migrate])
-def test_another_program_s_database_is_left_alone(ledger_url: str, opener: object) -> None:
+@pytest.mark.parametrize("opener", OPENERS)
+def test_another_program_s_database_is_left_alone(ledger_url: str, opener: Opener) -> None:
     with closing(sqlite3.connect(file_of(ledger_url))) as connection:
         connection.execute("CREATE TABLE recipes (name TEXT)")
     before = schema(file_of(ledger_url))
     with pytest.raises(OperatorError, match=r"ledger\.db is a database, but not a ledger"):
-        (open_database if opener is open_database else migrate)(ledger_url)
+        opener(ledger_url)
     assert schema(file_of(ledger_url)) == before
 
 
-@pytest.mark.parametrize("opener", [open_database, migrate])
-def test_a_ledger_from_the_future_is_refused(database: Database, ledger_url: str, opener: object) -> None:
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_ledger_from_the_future_is_refused(database: Database, ledger_url: str, opener: Opener) -> None:
     with database.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(OperatorError, match="schema 9999"):
-        (open_database if opener is open_database else migrate)(ledger_url)
+        opener(ledger_url)
 
 
 def test_a_ledger_whose_schema_is_gone_says_what_to_do(database: Database, ledger_url: str) -> None:
     with database.writing() as connection:
         connection.exec_driver_sql("DELETE FROM alembic_version")
     with pytest.raises(OperatorError, match="not a ledger of this program"):
-        open_database(ledger_url)
+        open_database(ledger_url, create=True)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_a_ledger_whose_schema_is_gone_says_what_to_do(database: Database, ledge
 def test_addresses_that_are_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OperatorError) as error:
-        open_database(url)
+        open_database(url, create=True)
     assert repr(url) in str(error.value)
     assert "sqlite:///FILE" in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -89,26 +94,26 @@ def test_addresses_that_are_not_allowed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=r"missing.*does not exist"):
-        open_database(f"sqlite:///{tmp_path}/missing/ledger.db")
+        open_database(f"sqlite:///{tmp_path}/missing/ledger.db", create=True)
 
 
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="cannot be opened"):
-        open_database(f"sqlite:///{tmp_path}")
+        open_database(f"sqlite:///{tmp_path}", create=True)
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000])
-@pytest.mark.parametrize("opener", [open_database, migrate])
-def test_a_file_that_is_not_a_database(ledger_url: str, content: bytes, opener: object) -> None:
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_file_that_is_not_a_database(ledger_url: str, content: bytes, opener: Opener) -> None:
     file_of(ledger_url).write_bytes(content)
     with pytest.raises(OperatorError, match="cannot be opened"):
-        (open_database if opener is open_database else migrate)(ledger_url)
+        opener(ledger_url)
     assert file_of(ledger_url).read_bytes() == content
 
 
 def test_a_relative_address_stays_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with closing(open_database("sqlite:///here.db")) as database:
+    with closing(open_database("sqlite:///here.db", create=True)) as database:
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         monkeypatch.chdir(elsewhere)

@@ -16,7 +16,7 @@ from tests.teacher_server.ledger.support import charge
 def main(ledger_url: str, name: str, batches: list[int]) -> None:
     print("ready", flush=True)  # noqa: T201 - this is how processes speak here
     sys.stdin.readline()
-    database = open_database(ledger_url)
+    database = open_database(ledger_url, create=True)
     key = next(key for key in list_keys(database) if key.name == "ada")
     for number, images in enumerate(batches):
         try:
