@@ -73,7 +73,7 @@ class CvaeConfig(Section):
 class SynthesisConfig(Section):
     """How many images are invented and bought beside the pool, and by what."""
 
-    images: int = Field(ge=0)
+    images: int = Field(ge=0, le=10_000_000)
     mixup: MixupConfig = MixupConfig()
     cvae: CvaeConfig = CvaeConfig()
 

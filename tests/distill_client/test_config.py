@@ -64,7 +64,7 @@ def test_the_least_that_must_be_said(tmp_path: Path) -> None:
         ("teacher__deadline_s", [0.001, 1e6], [0, -1, float("inf"), float("nan")]),
         ("pool__images", [1], [0, 1.5]),
         ("pool__balanced", [True, False], ["perhaps"]),
-        ("synthesis__images", [0, 1], [-1]),
+        ("synthesis__images", [0, 10_000_000], [-1, 10_000_001]),
         ("synthesis__mixup__alpha", [0.1, 10], [0, -1, float("inf")]),
         ("synthesis__mixup__lambda_decimals", [1, 6], [0, 7]),
         ("synthesis__mixup__original_within", [0, 0.49], [0.5, -0.01]),
