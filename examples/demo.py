@@ -45,6 +45,8 @@ def main(
     """Run the demo; the exit code is 0 only if the three counts are equal to the plan's cost."""
     started = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
+    # Networks this small gain nothing from a second thread, and lose tenfold where somebody else uses the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     work = runs / "demo-teacher"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
