@@ -141,8 +141,9 @@ def _download(name: str, split: Split, class_names: tuple[str, ...]) -> Dataset:
         data = constructors[name](root=DOWNLOAD_ROOT, train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         places = ", ".join(str(root) for root in _roots())
+        reason = " ".join(str(error).split())[:200]  # torchvision lists every mirror on a line of its own
         raise DatasetUnavailable(
-            f"data set {name} is in none of {places} and cannot be downloaded ({error}); "
+            f"data set {name} is in none of {places} and cannot be downloaded ({reason}); "
             "set DISTILL_DATA to a folder that holds it"
         ) from error
     images = np.asarray(data.data, dtype=np.uint8)
