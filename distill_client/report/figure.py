@@ -53,6 +53,7 @@ def _draw_accuracies(axes: Axes, summary: dict[str, Any]) -> None:
     axes.set_xlim(max(0.0, min(values) - 6), min(100.0, max(values) + 2.5))
     agreed = summary["agreement"]
     title = f"accuracy on {summary['test_images']:,} test images"
+    axes.set_xlabel("% (the axis does not start at zero)")
     axes.set_title(title + (f"; agreement with teacher {agreed:.2%}" if agreed is not None else ""), fontsize=9)
 
 
