@@ -1,11 +1,19 @@
 """A server process and a small experiment, on a teacher trained on the digits."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.processes import ServerProcess, run_json
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _children_hear_ctrl_c() -> None:
+    """A shell starts its background jobs with Ctrl-C ignored, and children inherit that; here it must work."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
