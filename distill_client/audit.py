@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distill_client.errors import RunStoreError
 from distill_client.run_folder import RunFolder
-from distill_client.teachers.protocol import Teacher
+from distill_client.teachers.protocol import Teacher, key_identity
 from distill_client.teachers.store import Purchase
 from shared.wire.contracts import Event, Usage
 from shared.wire.receipts import chain_faults
@@ -37,8 +38,18 @@ class Audit:
         return "; ".join([counts, *shown])
 
 
+def require_same_key(folder: RunFolder, teacher: Teacher) -> None:
+    """Raise RunStoreError when the key is not the one the run began with: its answers are on that key's account.
+
+    Under another key the batches in flight would be charged again, and neither key's log would tell the whole.
+    """
+    if key_identity(teacher) != folder.record.key_identity:
+        raise RunStoreError(f"{folder.path}: the run was begun with another key; it goes on with that one only")
+
+
 def audit_folder(folder: RunFolder, teacher: Teacher) -> Audit:
-    """Compare the run's own rows with the teacher's log for this key, as it is now."""
+    """Compare the run's own rows with the teacher's log for this key, as it is now. Raises RunStoreError."""
+    require_same_key(folder, teacher)
     usage = teacher.usage()
     for _ in range(_LOOKS_MAX):
         before, events = usage, list(teacher.events())

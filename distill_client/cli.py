@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 ConfigFile = Annotated[Path, typer.Argument(help="the experiment, a TOML file", show_default=False)]
 RunDir = Annotated[Path, typer.Argument(help="a run folder", show_default=False)]
-Device = Annotated[str, typer.Option(help="where training runs: cpu, cuda or cuda:N")]
+Device = Annotated[str, typer.Option(help="where the networks run: cpu, cuda or cuda:N")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
 TeacherUrl = Annotated[str | None, typer.Option("--teacher", help="address of the teacher server")]
 
@@ -60,9 +60,10 @@ def _say_and_exit(message: str, exit_code: int) -> NoReturn:
 def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False) -> None:
     """Say what a run would buy, phase by phase, and refuse what its budget cannot finish. Buys nothing.
 
-    With --teacher, the images' shape and classes and the key's remaining budget are checked as well.
+    With --teacher, the images' shape and classes and the key's remaining budget are checked as well; the key is read
+    from DISTILL_API_KEY.
     """
-    from distill_client.material import Material, check_card
+    from distill_client.material import Material, check_budget, check_card
     from distill_client.report.table import plan_table
 
     experiment = load_config(config)
@@ -72,9 +73,7 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
         with _connected(teacher, experiment) as server:
             card = server.card()
         check_card(experiment, card, material.pool)
-        if cost.total > card.budget.remaining:
-            left = f"{card.budget.remaining} of {card.budget.granted} are left on this key"
-            raise ConfigError(f"the plan buys {cost.total} images; {left}")
+        check_budget(cost, card)
     per_request = experiment.teacher.images_per_request
     requests = sum(math.ceil(images / per_request) for images in asdict(cost).values())
     if as_json:
@@ -88,7 +87,7 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
 def run(
     config: ConfigFile,
     teacher: Annotated[str, typer.Option(help="address of the teacher server, such as http://127.0.0.1:8000")],
-    out: Annotated[Path, typer.Option(help="the run folder to make; must not exist")],
+    out: Annotated[Path, typer.Option(help="the run folder to make; must be empty or not exist")],
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -97,22 +96,28 @@ def run(
     The key is read from DISTILL_API_KEY. A run that stops for any reason goes on with `distill resume OUT`, and
     nothing is paid for twice.
     """
-    from distill_client.material import Material, check_card
-    from distill_client.run_folder import create_run
+    from distill_client.material import Material, check_budget, check_card
+    from distill_client.run_folder import create_run, require_free
+    from distill_client.teachers.protocol import key_identity
 
     experiment = load_config(config)
     _require_device(device)
+    require_free(out)
     with _connected(teacher, experiment) as server:
         material = Material(experiment)
         card = server.card()
         check_card(experiment, card, material.pool)
-        folder = create_run(out, experiment, card, teacher_url=teacher)
+        check_budget(material.cost, card)
+        folder = create_run(out, experiment, card, teacher_url=teacher, key_identity=key_identity(server))
     _finish(folder, material, teacher, device, as_json=as_json)
 
 
 @app.command()
 def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu", as_json: AsJson = False) -> None:
-    """Go on with a run that was stopped, from what is on the disk; a finished run is only measured again."""
+    """Go on with a run that was stopped, from what is on the disk; a finished run is only measured again.
+
+    The key is read from DISTILL_API_KEY and must be the one that the run began with.
+    """
     from distill_client.material import Material
     from distill_client.run_folder import open_run
 
@@ -123,7 +128,11 @@ def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu"
 
 @app.command()
 def audit(directory: RunDir, teacher: TeacherUrl = None, as_json: AsJson = False) -> None:
-    """Compare the run's own rows with the teacher's log for this key; exit code 7 when they differ."""
+    """Compare the run's own rows with the teacher's log for this key; exit code 7 when they differ.
+
+    The key is read from DISTILL_API_KEY. A batch that was in flight when a run was stopped counts as a difference
+    until `distill resume` has fetched its answer.
+    """
     from distill_client.audit import audit_folder
     from distill_client.run_folder import open_run
 

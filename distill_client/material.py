@@ -3,7 +3,7 @@
 from typing import Literal
 
 from distill_client.config import RunConfig
-from distill_client.errors import ConfigError
+from distill_client.errors import BudgetExhausted, ConfigError
 from distill_client.plan import Plan, PlanCost, check_affordable, draw_plan
 from distill_client.pool import Pool, draw_pool
 from distill_client.randomness import numpy_generator, torch_generator
@@ -61,6 +61,17 @@ def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:
         raise ConfigError(
             f"pool.dataset is {config.pool.dataset} with classes {list(pool.class_names)}; "
             f"teacher {card.name} answers in {card.classes}"
+        )
+
+
+def check_budget(cost: PlanCost, card: TeacherCard) -> None:
+    """Raise BudgetExhausted when a key that has bought nothing of the plan yet cannot pay for it."""
+    if cost.total > card.budget.remaining:
+        left = f"{card.budget.remaining} of {card.budget.granted} are left on this key"
+        raise BudgetExhausted(
+            f"the plan buys {cost.total} images; {left}; ask the owner for a grant, or plan for less",
+            granted=card.budget.granted,
+            spent=card.budget.spent,
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill_client.audit import audit_folder
+from distill_client.audit import audit_folder, require_same_key
 from distill_client.config import RunConfig
 from distill_client.contenders import (
     concatenate,
@@ -27,7 +27,13 @@ from distill_client.material import Material, check_card, load_split
 from distill_client.plan import Plan, PlanCost
 from distill_client.pool import Pool
 from distill_client.randomness import torch_generator
-from distill_client.results import export_student, measure_accuracies, measure_agreement, summarise
+from distill_client.results import (
+    export_student,
+    keep_owner_agreement,
+    measure_accuracies,
+    measure_agreement,
+    summarise,
+)
 from distill_client.run_folder import RunFolder
 from distill_client.student.targets import top_classes
 from distill_client.synthesis.cvae import create_cvae, generate, train_cvae
@@ -74,6 +80,7 @@ def run(
     with folder.timed("evaluate"):
         accuracies = measure_accuracies(folder, material.test, device)
         agreed = measure_agreement(folder, everything, material.test, None, device)
+        agreed = keep_owner_agreement(folder, accuracies, agreed)
     audit = audit_folder(folder, teacher)
     summary = summarise(folder, accuracies, agreed, audit, planned=asdict(material.cost), test=material.test)
     folder.write_summary(summary)
@@ -84,6 +91,8 @@ def run(
 def evaluate(folder: RunFolder, teacher_answers: Path | None, device: torch.device) -> dict[str, Any]:
     """Measure a finished run again, with the owner's answers where they are given, and update its summary."""
     summary = folder.read_summary()
+    if not folder.labels.stages():
+        raise RunStoreError(f"{folder.path}: no answers are recorded; there is nothing to measure agreement on")
     test = load_split(folder.config.evaluation.dataset, "test", "evaluation.dataset")
     bought = concatenate([folder.labels.labelled(stage) for stage in folder.labels.stages()])
     accuracies = measure_accuracies(folder, test, device)
@@ -101,6 +110,7 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
     Raises ConfigError, RunStoreError when the teacher is not the one the run began with, and BudgetExhausted when
     the key cannot pay for what is still to be bought.
     """
+    require_same_key(folder, teacher)
     card, began_with = teacher.card(), folder.record.teacher
     check_card(folder.config, card, material.pool)
     _check_held_out(folder.config, material.cost)

@@ -88,6 +88,20 @@ def measure_agreement(
     }
 
 
+def keep_owner_agreement(folder: RunFolder, accuracies: dict[str, float], agreed: dict[str, Any]) -> dict[str, Any]:
+    """What was measured on the owner's file for this same student, where it was; else ``agreed``.
+
+    A finished run that is resumed has no such file at hand, and must not lose the better figure.
+    """
+    try:
+        earlier = folder.read_summary()
+    except RunStoreError:
+        return agreed
+    if earlier["agreement_on"] != OWNER_FILE or earlier["student_accuracy"] != accuracies[STUDENT]:
+        return agreed
+    return {name: earlier[name] for name in agreed}
+
+
 def _read_owner_file(folder: RunFolder, test: Dataset, path: Path) -> NDArray[np.int64]:
     try:
         answers = read_teacher_answers(path)

@@ -20,7 +20,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +36,8 @@ from distill_client.errors import ConfigError, RunStoreError
 from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import TeacherCard
 
+LABELS_FILE = "answers.sqlite"
+
 
 class RunRecord(BaseModel):
     """What run.json holds: written once, when the run begins."""
@@ -48,6 +50,7 @@ class RunRecord(BaseModel):
     config_digest: str
     started_at: str
     teacher_url: str
+    key_identity: str
     teacher: TeacherCard
     versions: dict[str, str]
 
@@ -69,7 +72,9 @@ class RunFolder:
                 f"{self.path}: another process is working on this run; wait for it or stop it"
             ) from error
         try:
-            self.labels = PaidLabels(self.path / "answers.sqlite", run_id=self.record.run_id)
+            if not (self.path / LABELS_FILE).is_file() or not (self.path / LABELS_FILE).stat().st_size:
+                raise RunStoreError(f"{self.path}: {LABELS_FILE}, which holds the paid answers, is missing or empty")
+            self.labels = PaidLabels(self.path / LABELS_FILE, run_id=self.record.run_id)
         except BaseException:
             self._lock.release()
             raise
@@ -109,10 +114,14 @@ class RunFolder:
         write_text(self.path / "metrics.jsonl", "\n".join(lines) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every row of metrics.jsonl."""
+        """Every row of metrics.jsonl; a damaged line is passed over, because a paid run must not end on one."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        rows = []
+        for line in lines:
+            with suppress(ValueError):
+                rows.append(json.loads(line))
+        return [row for row in rows if isinstance(row, dict) and {"contender", "step", "loss"} <= row.keys()]
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -124,9 +133,11 @@ class RunFolder:
         write_text(self.path / "seconds.json", json.dumps(spent, indent=2))
 
     def read_seconds(self) -> dict[str, float]:
-        """Seconds by phase so far."""
-        path = self.path / "seconds.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        """Seconds by phase so far; none where the file is missing or damaged."""
+        with suppress(OSError, ValueError, TypeError):
+            content = json.loads((self.path / "seconds.json").read_text(encoding="utf-8"))
+            return {str(phase): float(spent) for phase, spent in dict(content).items()}
+        return {}
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace summary.json."""
@@ -134,21 +145,31 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """What summary.json holds. Raises RunStoreError when the run has not come that far."""
-        try:
-            return dict(json.loads((self.path / "summary.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise RunStoreError(
-                f"{self.path}: no summary yet; `distill resume {self.path}` finishes the run"
-            ) from error
+        summary: object = None
+        with suppress(OSError, ValueError):
+            summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        if not isinstance(summary, dict) or not {"student_accuracy", "agreement_on", "baselines"} <= summary.keys():
+            raise RunStoreError(f"{self.path}: no summary yet; `distill resume {self.path}` finishes the run")
+        return summary
 
 
-def create_run(path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_url: str) -> RunFolder:
-    """Make a new run folder, all or nothing. Raises RunStoreError when there is something at ``path`` already."""
-    path = path.resolve()
+def require_free(path: Path) -> None:
+    """Raise RunStoreError when there is something at ``path`` already, other than an empty folder."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunStoreError(
             f"{path} exists already: `distill resume {path}` goes on with the run in it, or give another --out"
         )
+
+
+def create_run(
+    path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_url: str, key_identity: str
+) -> RunFolder:
+    """Make a new run folder, all or nothing; the run is bound to the key whose identity is given.
+
+    Raises RunStoreError when there is something at ``path`` already.
+    """
+    path = path.resolve()
+    require_free(path)
     record = RunRecord(
         run_id=secrets.token_hex(16),
         name=config.name,
@@ -156,6 +177,7 @@ def create_run(path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_u
         config_digest=config.digest(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         teacher_url=teacher_url,
+        key_identity=key_identity,
         teacher=teacher,
         versions=_versions(),
     )
@@ -166,6 +188,7 @@ def create_run(path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_u
         content = config.model_dump(mode="json", exclude_none=True)
         write_text(unfinished / "config.toml", tomli_w.dumps(content))
         write_text(unfinished / "run.json", record.model_dump_json(indent=2) + "\n")
+        PaidLabels(unfinished / LABELS_FILE, run_id=record.run_id).close()
         if path.exists():
             path.rmdir()  # empty, as was just seen
         unfinished.rename(path)

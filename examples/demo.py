@@ -47,6 +47,8 @@ def main(
     signal.signal(signal.SIGTERM, _interrupt)
     # Networks this small gain nothing from a second thread, and lose tenfold where somebody else uses the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if (config is None) != (bundle is None):
+        raise SystemExit("demo: --config and --bundle go together: an experiment and the teacher that it asks")
     work = runs / "demo-teacher"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -103,6 +105,7 @@ def _given(config: Path, bundle: Path) -> Setting:
 def _choose(work: Path) -> Setting:
     """Fashion-MNIST where it is to be had, else digits with a teacher trained on the spot."""
     try:
+        load_dataset("fashion-mnist", "train")
         load_dataset("fashion-mnist", "test")
     except DatasetUnavailable as error:
         _say(f"{error}\ndemo: running on scikit-learn's bundled digits instead, with a teacher trained on the spot")

@@ -55,9 +55,9 @@ def main() -> None:
 def serve(
     bundle: Annotated[list[Path] | None, typer.Option(help="a teacher bundle folder; repeat for several")] = None,
     ledger: Annotated[str | None, typer.Option(help="where the ledger is: sqlite:///FILE")] = None,
-    host: Annotated[str | None, typer.Option(help="address to listen on [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="port; 0 takes a free one [default: 8000]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N [default: cpu]")] = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on (default: 127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (default: 8000)")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: cpu)")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve teachers over HTTP until stopped. Every setting can also be given as TEACHER_NAME in the environment.
@@ -101,11 +101,11 @@ def _url_host(host: str) -> str:
 @app.command()
 def train(
     dataset: Annotated[str, typer.Option(help=f"one of {', '.join(DATASET_NAMES)}")],
-    network: Annotated[str, typer.Option(help="a published network, such as lenet5")],
+    network: Annotated[str, typer.Option(help="a published network: lenet5 or lenet5-half")],
     out: Annotated[Path, typer.Option(help="the bundle folder to make; must not exist")],
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="of initial weights, order and augmentation")] = 1,
-    epochs: Annotated[int | None, typer.Option(help="passes over the training split [default: the recipe's]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the training split (default: the recipe's)")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a teacher on a labelled data set and write it as a bundle, with its measured test accuracy."""

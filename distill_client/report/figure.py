@@ -65,7 +65,8 @@ def _draw_losses(axes: Axes, metrics: list[dict[str, Any]]) -> None:
         axes.plot(steps, losses, label=name, color=_COLOURS.get(name))
     axes.set_title("training loss (cross-entropy with the targets)", fontsize=9)
     axes.set_xlabel("step")
-    axes.legend(frameon=False)
+    if metrics:
+        axes.legend(frameon=False)
 
 
 def _draw_samples(figure: Any, samples: dict[str, tuple[NDArray[np.uint8], list[str]]]) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_client.errors import TeacherProtocolError
 from shared.wire.contracts import Event, TeacherCard, Usage
 
 Values = NDArray[np.float32] | NDArray[np.int64]
@@ -50,3 +51,13 @@ class Teacher(Protocol):
     def events(self) -> Iterator[Event]:
         """The key's own log at the teacher, oldest first."""
         ...
+
+
+def key_identity(teacher: Teacher) -> str:
+    """The hash of the key's first event: the same for as long as the key lives, and no other key's.
+
+    Raises TeacherProtocolError when the teacher's log for this key is empty.
+    """
+    for event in teacher.events():
+        return event.hash
+    raise TeacherProtocolError("the teacher's log for this key is empty; it should begin with the key's creation")

@@ -30,6 +30,12 @@ async def read_body(request: Request, settings: TeacherSettings) -> Body:
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
             f"Content-Type is {media_type!r}; allowed are {NPY_MEDIA_TYPE} and {MULTIPART_MEDIA_TYPE}",
         )
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Refusal(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+            f"Content-Encoding is {encoding!r}; a body is read as it is, uncompressed",
+        )
     chunks = _bounded_chunks(request, settings.body_bytes_max)
     try:
         with anyio.fail_after(settings.body_timeout_s):

@@ -127,7 +127,7 @@ def _ledger_file(url: str) -> Path:
         raise OperatorError(f"ledger is {url!r}; allowed is sqlite:///FILE (three slashes, then a path to a file)")
     if parsed.query:
         raise OperatorError(f"ledger is {url!r}; allowed is sqlite:///FILE without parameters")
-    file = Path(parsed.database).absolute()
+    file = Path(parsed.database).resolve()  # two names of one file must not be two locks
     if not file.parent.is_dir():
         raise OperatorError(f"ledger is {url!r}, but the folder {file.parent} does not exist")
     return file

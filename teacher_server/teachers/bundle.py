@@ -103,7 +103,7 @@ def require_writable(folder: Path, *, overwrite: bool) -> None:
     What exists is replaced only when asked for, and only if it is a bundle: never somebody's other files.
     """
     if folder.exists() and not overwrite:
-        raise BundleError(f"{folder}: already exists; choose another folder or ask for it to be overwritten")
+        raise BundleError(f"{folder}: already exists; choose another folder, or remove this one first")
     if folder.exists() and not (folder / MANIFEST_FILE).is_file():
         raise BundleError(f"{folder}: exists and is not a bundle ({MANIFEST_FILE} is missing), so it is not replaced")
 

@@ -15,7 +15,7 @@ from distill_client.errors import BudgetExhausted, TeacherUnavailable
 from distill_client.material import Material
 from distill_client.pipeline import run
 from distill_client.run_folder import create_run, open_run
-from distill_client.teachers.protocol import Answer, Values
+from distill_client.teachers.protocol import Answer, Values, key_identity
 from shared.wire.contracts import Disclosure, Event, InputSpec, TeacherCard, Usage
 from shared.wire.images import answer_digest, batch_digest, image_digests
 from shared.wire.receipts import GENESIS_HASH, event_hash
@@ -251,7 +251,7 @@ def tiny_config(**changes: dict[str, object] | object) -> RunConfig:
 
 def begin(path: Path, config: RunConfig, teacher: FakeTeacher) -> None:
     """Make the run folder, as `distill run` does before it buys anything."""
-    create_run(path, config, teacher.card(), teacher_url="http://teacher.test")
+    create_run(path, config, teacher.card(), teacher_url="http://teacher.test", key_identity=key_identity(teacher))
 
 
 def bring_to_its_end(

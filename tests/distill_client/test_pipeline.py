@@ -257,8 +257,10 @@ def test_a_finished_run_with_repeated_images_needs_no_budget_to_be_resumed(tmp_p
 )
 def test_another_teacher_under_the_same_name_is_refused(tmp_path: Path, change: dict[str, str], message: str) -> None:
     path = tmp_path / "run"
-    begin(path, tiny_config(), FakeTeacher())
-    now = FakeTeacher(**change)  # type: ignore[arg-type]
+    now = FakeTeacher()
+    begin(path, tiny_config(), now)
+    for name, value in change.items():
+        setattr(now, name, value)
     with pytest.raises(RunStoreError, match=message):
         bring_to_its_end(path, now)
     assert now.calls == 0
@@ -421,8 +423,10 @@ def test_agreement_from_the_owners_file_and_back(tmp_path: Path) -> None:
     assert 0 <= summary["agreement"] <= 1
     assert summary["student_accuracy"] == first["student_accuracy"]
     assert json.loads((path / "student" / "card.json").read_text())["agreement_with_teacher"] == summary["agreement"]
+    resumed = bring_to_its_end(path, teacher)  # has no owner's file at hand, and must not lose the better figure
+    assert (resumed["agreement"], resumed["agreement_on"]) == (summary["agreement"], OWNER_FILE)
     with open_run(path) as folder:
-        assert pipeline.evaluate(folder, None, cpu) == first
+        assert pipeline.evaluate(folder, None, cpu)["agreement"] == first["agreement"]
     assert teacher.calls == calls
 
 
@@ -491,6 +495,6 @@ def test_an_audit_against_a_teacher_that_forgot_names_every_batch(
     finished: Finished,
 ) -> None:
     with open_run(finished[0]) as folder:
-        audit = audit_folder(folder, FakeTeacher())
+        audit = audit_folder(folder, FakeTeacher(budget=130))
     assert (audit.bought, audit.charged_by_server, audit.in_audit_log) == (100, 0, 0)
     assert len(audit.faults) == len([event for event in finished[1].log if event.kind == "answer"]) - 1

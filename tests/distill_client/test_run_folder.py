@@ -21,7 +21,9 @@ with open_run(Path(sys.argv[1])):
 
 def test_a_new_folder_says_all_that_a_resumption_needs(tmp_path: Path) -> None:
     teacher, config = FakeTeacher(), tiny_config()
-    created = create_run(tmp_path / "deep" / "run", config, teacher.card(), teacher_url="http://teacher.test")
+    created = create_run(
+        tmp_path / "deep" / "run", config, teacher.card(), teacher_url="http://teacher.test", key_identity="0" * 64
+    )
     opened = open_run(tmp_path / "deep" / "run")
     assert opened.config == created.config == config
     assert opened.record == created.record
@@ -134,11 +136,37 @@ def test_a_summary_before_the_end_is_an_error_that_says_what_to_do(tmp_path: Pat
     folder = open_run(tmp_path / "run")
     with pytest.raises(RunStoreError, match="no summary yet; `distill resume"):
         folder.read_summary()
-    folder.write_summary({"a": 1})
-    assert folder.read_summary() == {"a": 1}
-    (tmp_path / "run" / "summary.json").write_text("{")
-    with pytest.raises(RunStoreError, match="no summary yet"):
-        folder.read_summary()
+    whole = {"student_accuracy": 0.5, "agreement_on": "x", "baselines": {}}
+    folder.write_summary(whole)
+    assert folder.read_summary() == whole
+    for damaged in ("{", "[]", "", '{"student_accuracy": 1}'):
+        (tmp_path / "run" / "summary.json").write_text(damaged)
+        with pytest.raises(RunStoreError, match="no summary yet"):
+            folder.read_summary()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]", '{"buy_pool": "x"}', "\xff"])
+def test_damaged_seconds_and_metrics_do_not_lock_out_a_paid_run(tmp_path: Path, damage: str) -> None:
+    begin(tmp_path / "run", tiny_config(), FakeTeacher())
+    for name in ("seconds.json", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_text(damage, encoding="latin-1")
+    with open_run(tmp_path / "run") as folder:
+        assert folder.read_metrics() == []
+        with folder.timed("evaluate"):
+            pass
+        assert list(folder.read_seconds()) == ["evaluate"]
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_lost_answers_are_an_error_and_not_an_empty_store(tmp_path: Path, is_removed: bool) -> None:
+    begin(tmp_path / "run", tiny_config(), FakeTeacher())
+    answers = tmp_path / "run" / "answers.sqlite"
+    answers.unlink()
+    if not is_removed:
+        answers.touch()
+    for _ in range(2):
+        with pytest.raises(RunStoreError, match="missing or empty"), open_run(tmp_path / "run"):
+            pass
 
 
 def test_metrics_written_again_replace_their_own_rows_only(tmp_path: Path) -> None:

@@ -192,7 +192,10 @@ def test_a_ledger_has_one_server(ledger_url: str, tmp_path: Path) -> None:
                 pass
         assert "another server" in mistake("serve", "--bundle", str(tmp_path), "--ledger", ledger_url)
     with hold_for_server(ledger_url):
-        pass
+        other_name = tmp_path / "link.db"
+        other_name.symlink_to(file_of(ledger_url))
+        with pytest.raises(OperatorError, match="another server"), hold_for_server(f"sqlite:///{other_name}"):
+            pass
     with pytest.raises(OperatorError, match="allowed is sqlite:///FILE"), hold_for_server("ledger.db"):
         pass
 

@@ -158,6 +158,13 @@ def test_other_media_types_are_refused_unread(world: World, content_type: str | 
     assert "multipart/form-data" in problem["detail"]
 
 
+def test_a_compressed_body_is_refused_unread_and_not_taken_for_what_it_is_not(world: World) -> None:
+    holder = world.holder()
+    headers = {"Authorization": f"Bearer {holder.secret}", "Content-Type": NPY_MEDIA_TYPE, "Content-Encoding": "gzip"}
+    problem = require_problem(raw_call(world, headers, never()), 415, "unsupported_media_type")
+    assert "Content-Encoding is 'gzip'" in problem["detail"]
+
+
 def test_media_types_are_read_whatever_their_case_and_parameters(world: World) -> None:
     holder = world.holder()
     content = encode_npy(numbered_images([5]))
