@@ -40,6 +40,8 @@ def decode_image_file(
             return _to_input(image, height=height, width=width, channels=channels)
     except InvalidImages:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
+        raise InvalidImages(f"the image has more than the {pixels_max} pixels allowed", index=index) from error
     except Exception as error:  # Pillow's decoders raise many kinds on hostile files; all mean the same here
         raise InvalidImages(
             f"the file cannot be decoded as one of {', '.join(FORMATS)}: {type(error).__name__}", index=index
