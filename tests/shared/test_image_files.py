@@ -166,7 +166,7 @@ def test_other_formats_are_refused(rgb: NDArray[np.uint8], file_format: str) -> 
     [
         pytest.param(b"", "empty", id="nothing"),
         pytest.param(b"not an image", "cannot be decoded", id="text"),
-        pytest.param(png(50_000, 50_000), "cannot be decoded|more than the", id="2.5 gigapixels of nothing"),
+        pytest.param(png(50_000, 50_000), "more than the", id="2.5 gigapixels of nothing"),
         pytest.param(png(0, HEIGHT), "cannot be decoded", id="no columns"),
         pytest.param(png(WIDTH, HEIGHT), "cannot be decoded", id="no rows"),
         pytest.param(
