@@ -293,7 +293,8 @@ def test_a_decompression_bomb_is_refused_by_its_header(world: World, side: int) 
     holder = world.holder()
     problem = require_problem(post_files(holder, numbered_file(1), bomb), 422, "invalid_images")
     assert problem["index"] == 1
-    assert "6000 x 6000" in problem["detail"] or "DecompressionBomb" in problem["detail"]
+    assert "more than the" in problem["detail"]
+    assert "pixels" in problem["detail"]
 
 
 def test_many_large_files_are_a_bomb_too(make_world: MakeWorld) -> None:
