@@ -14,7 +14,7 @@ from distill_client.config import RunConfig
 from distill_client.durable import write_durably
 from distill_client.errors import RunStoreError
 from distill_client.pool import Pool
-from distill_client.randomness import numpy_generator, torch_generator
+from distill_client.randomness import torch_generator
 from distill_client.student.checkpoint import Checkpoint
 from distill_client.student.networks import create_student
 from distill_client.student.targets import targets_from_values
@@ -30,14 +30,6 @@ def concatenate(stages: list[LabelledImages]) -> LabelledImages:
     """Everything that was bought, in the order of the stages."""
     images_nhwc = np.concatenate([stage.images_nhwc for stage in stages])
     return LabelledImages(images_nhwc, np.concatenate([stage.values for stage in stages]))
-
-
-def draw_held_out(config: RunConfig, bought: int) -> NDArray[np.bool_]:
-    """Which bought answers no contender trains on, as a mask over all of them; agreement is measured there."""
-    held_out = np.zeros(bought, dtype=bool)
-    count = round(bought * config.evaluation.held_out_fraction)
-    held_out[numpy_generator(config.seed, "held-out").choice(bought, count, replace=False)] = True
-    return held_out
 
 
 def prepare_lessons(

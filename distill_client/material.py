@@ -4,7 +4,7 @@ from typing import Literal
 
 from distill_client.config import RunConfig
 from distill_client.errors import BudgetExhausted, ConfigError
-from distill_client.plan import Plan, PlanCost, check_affordable, draw_plan
+from distill_client.plan import Plan, PlanCost, check_affordable, draw_held_out, draw_plan
 from distill_client.pool import Pool, draw_pool
 from distill_client.randomness import numpy_generator, torch_generator
 from shared.datasets import Dataset, DatasetUnavailable, load_dataset
@@ -29,12 +29,21 @@ class Material:
             seed=config.seed,
         )
         check_affordable(self.plan.cost, config.budget_images)
+        self._check_held_out(config)
         self._check_networks(config)
 
     @property
     def cost(self) -> PlanCost:
         """What the plan buys, phase by phase."""
         return self.plan.cost
+
+    def _check_held_out(self, config: RunConfig) -> None:
+        """Refuse to hold out every answer that standard-kd would learn from."""
+        if config.baselines.standard_kd and draw_held_out(config, self.cost.total)[: self.cost.pool].all():
+            raise ConfigError(
+                f"evaluation.held_out_fraction is {config.evaluation.held_out_fraction}, which holds out all of "
+                f"pool.images = {self.cost.pool}; nothing is left for standard-kd to learn from"
+            )
 
     def _check_networks(self, config: RunConfig) -> None:
         """Refuse networks that are unknown or made for other images, before an answer is bought for them."""

@@ -13,18 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from distill_client.audit import audit_folder, require_same_key
-from distill_client.config import RunConfig
 from distill_client.contenders import (
     concatenate,
-    draw_held_out,
     prepare_lessons,
     restore_network,
     save_network,
     train_contender,
 )
-from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
+from distill_client.errors import BudgetExhausted, RunStoreError
 from distill_client.material import Material, check_card, load_split
-from distill_client.plan import Plan, PlanCost
+from distill_client.plan import Plan, PlanCost, draw_held_out
 from distill_client.pool import Pool
 from distill_client.randomness import torch_generator
 from distill_client.results import (
@@ -113,7 +111,6 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
     require_same_key(folder, teacher)
     card, began_with = teacher.card(), folder.record.teacher
     check_card(folder.config, card, material.pool)
-    _check_held_out(folder.config, material.cost)
     if (card.version, card.disclosure) != (began_with.version, began_with.disclosure):
         raise RunStoreError(
             f"{folder.path}: the run began with version {began_with.version} and disclosure {began_with.disclosure}; "
@@ -131,14 +128,6 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
             f"this key; ask the owner for a grant of {missing - card.budget.remaining}, or plan for less",
             granted=card.budget.granted,
             spent=card.budget.spent,
-        )
-
-
-def _check_held_out(config: RunConfig, cost: PlanCost) -> None:
-    if config.baselines.standard_kd and draw_held_out(config, cost.total)[: cost.pool].all():
-        raise ConfigError(
-            f"evaluation.held_out_fraction is {config.evaluation.held_out_fraction}, which holds out all of "
-            f"pool.images = {cost.pool}; nothing is left for standard-kd to learn from"
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_client.config import CvaeConfig, MixupConfig, SynthesisConfig
+from distill_client.config import CvaeConfig, MixupConfig, RunConfig, SynthesisConfig
 from distill_client.errors import ConfigError
 from distill_client.randomness import numpy_generator
 
@@ -65,6 +65,14 @@ def draw_plan(config: SynthesisConfig, *, pool_images: int, classes: int, seed: 
         config.cvae, config.images - len(lambda_n), classes, numpy_generator(seed, "plan.cvae")
     )
     return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n)
+
+
+def draw_held_out(config: RunConfig, bought: int) -> NDArray[np.bool_]:
+    """Which bought answers no contender trains on, as a mask over all of them; agreement is measured there."""
+    held_out = np.zeros(bought, dtype=bool)
+    count = round(bought * config.evaluation.held_out_fraction)
+    held_out[numpy_generator(config.seed, "held-out").choice(bought, count, replace=False)] = True
+    return held_out
 
 
 def check_affordable(cost: PlanCost, budget_images: int) -> None:

@@ -14,12 +14,12 @@ from distill_client.contenders import (
     STANDARD_KD,
     STUDENT,
     STUDENT_ALONE,
-    draw_held_out,
     fresh_network,
     restore_network,
     save_network,
 )
 from distill_client.errors import ConfigError, RunStoreError
+from distill_client.plan import draw_held_out
 from distill_client.run_folder import RunFolder, write_text
 from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
 from distill_client.student.targets import top_classes

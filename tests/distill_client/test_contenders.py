@@ -9,7 +9,6 @@ from distill_client.contenders import (
     STUDENT,
     STUDENT_ALONE,
     concatenate,
-    draw_held_out,
     fresh_network,
     prepare_lessons,
     restore_network,
@@ -17,6 +16,7 @@ from distill_client.contenders import (
     train_contender,
 )
 from distill_client.errors import RunStoreError
+from distill_client.plan import draw_held_out
 from distill_client.pool import Pool
 from distill_client.teachers.store import LabelledImages
 from tests.distill_client.fakes import SilentReporter, answer_to, tiny_config

@@ -11,9 +11,9 @@ import torch
 from distill_client import pipeline
 from distill_client.audit import audit_folder
 from distill_client.config import RunConfig
-from distill_client.contenders import draw_held_out
 from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError, TeacherUnavailable
 from distill_client.material import Material
+from distill_client.plan import draw_held_out
 from distill_client.pool import Pool
 from distill_client.randomness import torch_generator
 from distill_client.results import HELD_OUT, OWNER_FILE
