@@ -1,0 +1,30 @@
+"""The `teacher` command: make a teacher, issue keys, serve. What it prints with --json is one JSON object."""
+
+import typer
+
+from teacher_server.cli import keys, ledger, serving, training
+from teacher_server.errors import OperatorError, Refusal
+
+app = typer.Typer(
+    help="Host a private image classifier and sell its answers, image by image.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(serving.serve)
+app.command()(training.train)
+app.command()(training.predict)
+app.add_typer(keys.app, name="keys")
+app.add_typer(ledger.app, name="ledger")
+
+
+def main() -> None:
+    """Entry point: expected failures are one line on stderr and exit code 2, never a traceback."""
+    try:
+        app()
+    except OperatorError as error:
+        typer.echo(f"teacher: {error}", err=True)
+        raise SystemExit(2) from None
+    except Refusal as refusal:
+        cause = refusal.__cause__  # SQLAlchemy's own text has several lines; the driver's error has one
+        typer.echo(f"teacher: {refusal.detail} ({getattr(cause, 'orig', cause)})", err=True)
+        raise SystemExit(2) from None
