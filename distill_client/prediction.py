@@ -22,17 +22,10 @@ def predict_files(folder: RunFolder, files: list[Path], device: torch.device) ->
     card = folder.record.teacher
     spec = card.input
     decoded = []
-    for index, file in enumerate(files):
+    for file in files:
         try:
             decoded.append(
-                decode_image_file(
-                    file.read_bytes(),
-                    height=spec.height,
-                    width=spec.width,
-                    channels=spec.channels,
-                    pixels_max=_PIXELS_MAX,
-                    index=index,
-                )
+                decode_image_file(file.read_bytes(), spec, pixels_max=_PIXELS_MAX)
             )
         except (OSError, InvalidImages) as error:
             raise ConfigError(f"{file}: {error}") from error

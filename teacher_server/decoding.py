@@ -62,14 +62,7 @@ def _decode_files(body: ImageFilesBody, spec: InputSpec, limits: DecodingLimits)
     pixels_max = min(limits.file_pixels_max, max(1, limits.request_pixels_max // len(body.contents)))
     return np.stack(
         [
-            decode_image_file(
-                content,
-                height=spec.height,
-                width=spec.width,
-                channels=spec.channels,
-                pixels_max=pixels_max,
-                index=index,
-            )
+            decode_image_file(content, spec, pixels_max=pixels_max, index=index)
             for index, content in enumerate(body.contents)
         ]
     )

@@ -22,6 +22,9 @@ HEADER_REQUEST_ID = "Request-Id"
 HEADER_IDEMPOTENCY_KEY = "Idempotency-Key"
 HEADER_REPLAYED = "Idempotency-Replayed"
 
+# How a picture of another size comes to a teacher's input; ``shared.wire.resizing`` does it.
+Resize = Literal["exact", "crop", "stretch"]
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -54,13 +57,14 @@ class Disclosure:
 
 
 class InputSpec(WireModel):
-    """A teacher's input: uint8 images of exactly this shape."""
+    """A teacher's input: uint8 images of exactly this shape, and how a picture of another size is brought to it."""
 
     height: int = Field(ge=1, le=4096)
     width: int = Field(ge=1, le=4096)
     channels: Literal[1, 3]
     dtype: Literal["uint8"] = "uint8"
     layout: Literal["NHWC"] = "NHWC"
+    resize: Resize = Field("stretch", description="the default is what servers did that did not say it yet")
 
 
 class Usage(WireModel):

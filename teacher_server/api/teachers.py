@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from shared.wire.contracts import TeacherCard, TeacherList
-from shared.wire.image_files import PREPROCESSING
+from shared.wire.resizing import describe_preprocessing
 from teacher_server.api.context import Caller, CurrentServer, Server
 from teacher_server.ledger.keys import Key
 from teacher_server.teachers.teacher import Teacher
@@ -29,7 +29,7 @@ def _card(teacher: Teacher, key: Key, server: Server) -> TeacherCard:
         version=teacher.version,
         classes=list(teacher.class_names),
         input=teacher.input,
-        preprocessing=PREPROCESSING,
+        preprocessing=describe_preprocessing(teacher.input.resize),
         images_per_request_max=server.settings.images_per_request_max,
         body_bytes_max=server.settings.body_bytes_max,
         test_accuracy=teacher.test_accuracy,

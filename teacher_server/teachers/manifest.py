@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from shared.networks import NETWORKS
+from shared.networks import NETWORKS, network_source
+from shared.wire.contracts import Resize
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -23,8 +24,8 @@ def _plain_file_name(name: str) -> str:
 
 
 def _known_network(name: str) -> str:
-    if name not in NETWORKS:
-        raise ValueError(f"allowed are {', '.join(NETWORKS)}")
+    if network_source(name) == "published" and name not in NETWORKS:
+        raise ValueError(f"allowed are {', '.join(NETWORKS)}, torchvision:NAME, timm:NAME and module:function")
     return name
 
 
@@ -51,13 +52,14 @@ class _Table(BaseModel):
 
 
 class InputTable(_Table):
-    """The images a teacher takes; mean and std per channel, of pixels scaled to 0..1."""
+    """The images a teacher takes; mean and std per channel, of pixels scaled to 0..1; how files are resized."""
 
     height: Pixels
     width: Pixels
     channels: Literal[1, 3]
     mean: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(strict=False)]
     std: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(strict=False)]
+    resize: Resize = Field("exact", description="of image files; arrays have to be of the input's size already")
 
     @model_validator(mode="after")
     def _one_per_channel(self) -> Self:
@@ -68,7 +70,7 @@ class InputTable(_Table):
 
 
 class NetworkTable(_Table):
-    """Which published architecture the weights belong to."""
+    """Which architecture the weights belong to."""
 
     name: Annotated[str, AfterValidator(_known_network)]
 
@@ -98,6 +100,7 @@ class TrainingTable(_Table):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
     seconds: float = Field(ge=0)
     versions: dict[Text, Text]
 

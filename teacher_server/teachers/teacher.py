@@ -31,7 +31,12 @@ def load_teacher(folder: Path, *, device: str) -> Teacher:
         name=manifest.name,
         version=manifest.version,
         class_names=tuple(manifest.classes),
-        input=InputSpec(height=manifest.input.height, width=manifest.input.width, channels=manifest.input.channels),
+        input=InputSpec(
+            height=manifest.input.height,
+            width=manifest.input.width,
+            channels=manifest.input.channels,
+            resize=manifest.input.resize,
+        ),
         classifier=classifier,
         test_accuracy=manifest.measured.test_accuracy,
         test_dataset=manifest.measured.test_dataset,

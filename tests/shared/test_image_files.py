@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from shared.wire.contracts import InputSpec, Resize
 from shared.wire.image_files import decode_image_file
 from shared.wire.images import InvalidImages
 
 HEIGHT, WIDTH = 4, 6
 
 
-def decode(content: bytes, *, channels: int = 3, pixels_max: int = 1_000_000, index: int = 7) -> NDArray[np.uint8]:
-    return decode_image_file(
-        content, height=HEIGHT, width=WIDTH, channels=channels, pixels_max=pixels_max, index=index
-    )
+def decode(
+    content: bytes, *, channels: int = 3, pixels_max: int = 1_000_000, index: int = 7, resize: Resize = "stretch"
+) -> NDArray[np.uint8]:
+    spec = InputSpec.model_validate({"height": HEIGHT, "width": WIDTH, "channels": channels, "resize": resize})
+    return decode_image_file(content, spec, pixels_max=pixels_max, index=index)
 
 
 def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:

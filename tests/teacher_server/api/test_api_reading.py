@@ -18,7 +18,14 @@ def test_the_card_says_what_a_holder_needs(world: World) -> None:
     holder.buy([1, 2])
     card = TeacherCard.model_validate(holder.get("/v1/teachers/numbers").json())
     assert (card.name, card.version, tuple(card.classes)) == ("numbers", "1", CLASSES)
-    assert card.input.model_dump() == {"height": 8, "width": 8, "channels": 1, "dtype": "uint8", "layout": "NHWC"}
+    assert card.input.model_dump() == {
+        "height": 8,
+        "width": 8,
+        "channels": 1,
+        "dtype": "uint8",
+        "layout": "NHWC",
+        "resize": "stretch",
+    }
     assert card.images_per_request_max == world.settings.images_per_request_max
     assert card.body_bytes_max == world.settings.body_bytes_max
     assert (card.test_accuracy, card.test_dataset) == (0.75, "numbers")
