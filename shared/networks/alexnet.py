@@ -39,7 +39,9 @@ class AlexNet(nn.Module):
 
     def _initialise(self) -> None:
         convolutions = [layer for layer in self.features if isinstance(layer, nn.Conv2d)]
-        for layer in (*convolutions, *(each for each in self.classifier if isinstance(each, nn.Linear))):
+        layers: list[nn.Conv2d | nn.Linear] = [*convolutions]
+        layers += [layer for layer in self.classifier if isinstance(layer, nn.Linear)]
+        for layer in layers:
             nn.init.xavier_uniform_(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)

@@ -1,5 +1,6 @@
 """`teacher train` and `teacher predict`: the owner's offline work."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,28 +12,57 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from shared.datasets import DATASET_NAMES
 from teacher_server.cli.options import AsJson, Device
 from teacher_server.cli.reporting import operator_mistakes, print_report, progress_out
+from teacher_server.training.recipes import Precision
+
+# Written out, because asking shared.networks would import torch for a help text; a test compares them.
+NETWORK_HELP = (
+    "lenet5, lenet5-half, alexnet, alexnet-half, resnet20, resnet32, torchvision:NAME, timm:NAME or your own "
+    "module:function"
+)
 
 
 def train(
     dataset: Annotated[str, typer.Option(help=f"one of {', '.join(DATASET_NAMES)}")],
-    network: Annotated[str, typer.Option(help="a published network: lenet5 or lenet5-half")],
+    network: Annotated[str, typer.Option(help=NETWORK_HELP)],
     out: Annotated[Path, typer.Option(help="the bundle folder to make; must not exist")],
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="of initial weights, order and augmentation")] = 1,
     epochs: Annotated[int | None, typer.Option(help="passes over the training split (default: the recipe's)")] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="bfloat16 computes the network under autocast, where that is faster")
+    ] = "float32",
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: the recipe's, 1)")] = None,
+    name: Annotated[str, typer.Option(help="the teacher's name (default: DATASET-NETWORK)")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Train a teacher on a labelled data set and write it as a bundle, with its measured test accuracy."""
+    """Train a teacher on a labelled data set and write it as a bundle, with its measured test accuracy.
+
+    Killed on its way, the same command goes on from the last whole epoch. The bundle is there whole or not at all.
+    """
     from teacher_server.training.training import TrainingOrder, train_and_write_bundle
 
-    command = f"teacher train --dataset {dataset} --network {network} --out {out} --device {device} --seed {seed}"
+    flags = {
+        "dataset": dataset,
+        "network": network,
+        "out": out,
+        "device": device,
+        "seed": seed,
+        "epochs": epochs,
+        "precision": None if precision == "float32" else precision,
+        "threads": threads,
+        "name": name or None,
+    }
+    given = [f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None]
     order = TrainingOrder(
         dataset=dataset,
         network=network,
         seed=seed,
         device=device,
         epochs=epochs,
-        command=command + (f" --epochs {epochs}" if epochs else ""),
+        precision=precision,
+        threads=threads,
+        name=name,
+        command=" ".join(["teacher train", *given]),
     )
     with operator_mistakes(), _training_progress() as progress:
         bundle = train_and_write_bundle(order, out, progress=progress)

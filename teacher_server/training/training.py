@@ -1,11 +1,11 @@
 """Make a teacher: one plain training loop over a labelled data set, and the bundle written from it.
 
-The recipes for Fashion-MNIST and MNIST are those of the FS-BBT paper's teachers (Adam at a constant 1e-3, batches
-of 64, 20 epochs, no augmentation, pixels / 255), so that results compare. The last epoch's weights are kept whatever
-they are worth; the test split is looked at once, after it.
+The last epoch's weights are kept whatever they are worth; the test split is looked at once, after it. A training that
+is killed goes on from its last whole epoch when the same command is given again.
 """
 
-import math
+import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from shared.datasets import Dataset, load_dataset
 from shared.networks import create_network
+from shared.wire.images import batch_digest, image_digests
 from teacher_server.teachers.bundle import Bundle, choose_device, require_writable, serialise_weights, write_bundle
 from teacher_server.teachers.classifier import Preprocessing
 from teacher_server.teachers.manifest import (
@@ -32,41 +33,22 @@ from teacher_server.teachers.manifest import (
     TrainingTable,
     Version,
 )
+from teacher_server.training.augmentation import varied_batch
+from teacher_server.training.checkpoint import Checkpoint, TrainingState
+from teacher_server.training.recipes import PRECISIONS, Precision, Recipe, recipe_for
 
 # Called with (steps done, steps in all, mean loss since the call before).
 Progress = Callable[[int, int, float], None]
 
 STEPS_PER_PROGRESS = 50
-ROWS_PER_MEASUREMENT = 1000
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    ``cosine`` lets the learning rate fall to 0 along half a cosine, else it stays; ``shift_pixels`` moves each image
-    by up to that much either way, filling up with black. ``threads`` is of the CPU: batches this small gain nothing
-    from a second thread, lose a hundredfold when something else wants its core, and give other last digits with it.
-    """
-
-    epochs: int
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    cosine: bool = False
-    shift_pixels: int = 0
-    threads: int = 1
-
-
-RECIPES = {
-    "fashion-mnist": Recipe(epochs=20),
-    "mnist": Recipe(epochs=20),
-    "digits": Recipe(epochs=40, cosine=True, shift_pixels=2),
-}
+SECONDS_PER_CHECKPOINT = 30.0  # at most so much of a training (and the epoch it is in) is lost with its process
+ROWS_PER_MEASUREMENT = 250
+DEVICE_BYTES_MAX = 4 << 30
 
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """What to train. An empty ``name`` stands for ``<dataset>-<network>``, ``epochs`` None for the recipe's own.
+    """What to train. An empty ``name`` stands for ``DATASET-NETWORK``, None for the recipe's own.
 
     ``command`` is recorded in the bundle for whoever wants to make it again.
     """
@@ -78,21 +60,25 @@ class TrainingOrder:
     seed: int = 1
     device: str = "cpu"
     epochs: int | None = None
+    precision: Precision = "float32"
+    threads: int | None = None
     command: str = "train_and_write_bundle"
 
     @property
     def bundle_name(self) -> str:
         """The teacher's name in the bundle."""
-        return self.name or f"{self.dataset}-{self.network}"
+        dataset = Path(self.dataset.removeprefix("folder:")).name
+        return self.name or re.sub(r"[^a-z0-9._-]+", "-", f"{dataset}-{self.network}".lower())
 
     def recipe(self) -> Recipe:
-        """The data set's recipe with this order's epochs; raises ValueError when there is none."""
-        if self.dataset not in RECIPES:
-            raise ValueError(f"data set is {self.dataset!r}; teachers can be trained on {', '.join(RECIPES)}")
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"epochs is {self.epochs}; allowed is 1 or more")
-        recipe = RECIPES[self.dataset]
-        return recipe if self.epochs is None else replace(recipe, epochs=self.epochs)
+        """The data set's recipe with what this order changes in it; raises ValueError for what cannot be."""
+        recipe = replace(recipe_for(self.dataset), precision=self.precision)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; allowed are {', '.join(PRECISIONS)}")
+        for field, value in (("epochs", self.epochs), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise ValueError(f"{field} is {value}; allowed is 1 or more")
+        return replace(recipe, epochs=self.epochs or recipe.epochs, threads=self.threads or recipe.threads)
 
 
 def train_and_write_bundle(
@@ -100,16 +86,19 @@ def train_and_write_bundle(
 ) -> Bundle:
     """Train as ordered, measure once on the test split, and write the bundle; nothing is written before the end.
 
-    Raises ValueError for an order that cannot be carried out, DatasetUnavailable, and BundleError when ``folder``
-    exists (before any training) and ``overwrite`` is false.
+    Until then a checkpoint lies beside ``folder``, from which the same order goes on. Raises ValueError for an order
+    that cannot be carried out, DatasetUnavailable, and BundleError when ``folder`` exists (before any training) and
+    ``overwrite`` is false.
     """
     recipe, device = order.recipe(), choose_device(order.device)
     _require_fields(order)
     require_writable(folder, overwrite=overwrite)
     train, test = load_dataset(order.dataset, "train"), load_dataset(order.dataset, "test")
-    started = time.monotonic()
-    network = train_teacher(train, order.network, recipe, seed=order.seed, device=device, progress=progress)
-    seconds = time.monotonic() - started
+    checkpoint = Checkpoint.beside(folder, repr(recipe), order.network, str(order.seed), dataset_fingerprint(train))
+    generator = torch.Generator(device).manual_seed(order.seed)
+    network, seconds = train_teacher(
+        train, order.network, recipe, generator, progress=progress, checkpoint=checkpoint
+    )
     weights, weights_table = serialise_weights(network)
     manifest = BundleManifest(
         name=order.bundle_name,
@@ -125,7 +114,9 @@ def train_and_write_bundle(
         ),
         training=_record(order, recipe, seconds),
     )
-    return write_bundle(folder, manifest, weights, overwrite=overwrite)
+    bundle = write_bundle(folder, manifest, weights, overwrite=overwrite)
+    checkpoint.remove()
+    return bundle
 
 
 def _require_fields(order: TrainingOrder) -> None:
@@ -145,50 +136,84 @@ def train_teacher(
     train: Dataset,
     network_name: str,
     recipe: Recipe,
+    generator: torch.Generator,
     *,
-    seed: int,
-    device: torch.device,
     progress: Progress | None = None,
-) -> nn.Module:
-    """Train a fresh network, in eval mode after it; the same seed and machine give the same weights.
+    checkpoint: Checkpoint | None = None,
+) -> tuple[nn.Module, float]:
+    """Train a fresh network on the generator's device; returns it in eval mode, and the seconds that it took.
 
-    Raises ValueError when the network is unknown or not defined for the data set's images.
+    The same seed and machine give the same weights, however often the training was killed on its way; the seconds of
+    whole epochs before a kill are counted.
+    Raises ValueError when the network is unknown or not defined for the data set's images, or the checkpoint cannot
+    be gone on from.
     """
-    network = _fresh_network(network_name, train, seed).to(device)
-    with _cpu_threads(recipe.threads):
-        _fit(network.train(), train, recipe, torch.Generator(device).manual_seed(seed), progress)
-    return network.eval()
+    seed = generator.initial_seed()
+    network = _fresh_network(network_name, train, seed).to(generator.device)
+    optimiser = torch.optim.Adam(_parameter_groups(network, recipe), lr=recipe.learning_rate, fused=True)
+    state = TrainingState(network.train(), optimiser, generator)
+    # Dropout draws from torch's global generator: seed it, then leave it as it was.
+    with _cpu_threads(recipe.threads), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if checkpoint is not None:
+            checkpoint.restore(state)
+        _fit(state, train, recipe, progress, checkpoint)
+    return network.eval(), state.seconds
+
+
+def _parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+    """Keras adds l2 times a convolution's squared weights to the loss, whose gradient is Adam's decay of 2 * l2."""
+    if recipe.l2 == 0:
+        return [{"params": list(network.parameters())}]
+    decayed = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    among = {id(parameter) for parameter in decayed}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in among]
+    return [{"params": decayed, "weight_decay": 2 * recipe.l2}, {"params": others}]
 
 
 def _fit(
-    network: nn.Module, train: Dataset, recipe: Recipe, generator: torch.Generator, progress: Progress | None
+    state: TrainingState, train: Dataset, recipe: Recipe, progress: Progress | None, checkpoint: Checkpoint | None
 ) -> None:
-    device = generator.device
-    # The whole split lives on the device as uint8 (47 MB for Fashion-MNIST); batches are cut and scaled there.
-    margin = recipe.shift_pixels
-    bordered_nhwc = F.pad(torch.tensor(train.images_nhwc), (0, 0, margin, margin, margin, margin)).to(device)
+    network, optimiser, generator, device = state.network, state.optimiser, state.generator, state.generator.device
+    # A split that is small enough lives on the device as uint8; batches are cut and scaled there.
+    images_nhwc = torch.from_numpy(train.images_nhwc)
+    if train.images_nhwc.nbytes <= DEVICE_BYTES_MAX:
+        images_nhwc = images_nhwc.to(device)
     truth_n = torch.tensor(train.truth_n, device=device)
     prepare = Preprocessing(_input_of(train), device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, fused=True)
-    steps_in_all = recipe.epochs * -(-len(truth_n) // recipe.batch_size)
-    step, loss_since = 0, torch.zeros((), device=device)
+    steps_per_epoch = len(_batches(truth_n, recipe))
+    steps_in_all = recipe.epochs * steps_per_epoch
+    step, loss_since, losses_since = state.epoch * steps_per_epoch, torch.zeros((), device=device), 0
+    started, saved = time.monotonic() - state.seconds, time.monotonic()
 
-    for _ in range(recipe.epochs):
+    while state.epoch < recipe.epochs:
         order = torch.randperm(len(truth_n), generator=generator, device=device)
-        for rows in torch.split(order, recipe.batch_size):
-            for group in optimiser.param_groups if recipe.cosine else ():
-                group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * step / steps_in_all)) / 2
-            images_nchw = prepare(shifted_batch(bordered_nhwc, rows, margin, generator))
-            loss = F.cross_entropy(network(images_nchw), truth_n[rows])
+        for rows in _batches(order, recipe):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate_at(step, steps_in_all)
+            images_nchw = prepare(varied_batch(images_nhwc, rows, recipe, generator).to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits_nk = network(images_nchw)
+            loss = F.cross_entropy(logits_nk.float(), truth_n[rows])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
 
-            step, loss_since = step + 1, loss_since + loss.detach()
+            step, loss_since, losses_since = step + 1, loss_since + loss.detach(), losses_since + 1
             if progress and (step % STEPS_PER_PROGRESS == 0 or step == steps_in_all):
-                since = (step - 1) % STEPS_PER_PROGRESS + 1
-                progress(step, steps_in_all, float(loss_since) / since)
-                loss_since = torch.zeros_like(loss_since)
+                progress(step, steps_in_all, float(loss_since) / losses_since)
+                loss_since, losses_since = torch.zeros_like(loss_since), 0
+        state.epoch, state.seconds = state.epoch + 1, time.monotonic() - started
+        finished = state.epoch == recipe.epochs
+        if checkpoint is not None and (finished or time.monotonic() - saved >= SECONDS_PER_CHECKPOINT):
+            checkpoint.save(state)
+            saved = time.monotonic()
+
+
+def _batches(order: torch.Tensor, recipe: Recipe) -> list[torch.Tensor]:
+    """An epoch's rows, batch by batch; a last batch of one image is left out, no batch statistics come of one."""
+    batches = list(torch.split(order, recipe.batch_size))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
 @contextmanager
@@ -213,22 +238,6 @@ def measure_accuracy(network: nn.Module, test: Dataset, device: torch.device) ->
     return right / len(test.truth_n)
 
 
-def shifted_batch(
-    bordered_nhwc: torch.Tensor, rows: torch.Tensor, margin: int, generator: torch.Generator
-) -> torch.Tensor:
-    """The images of ``rows``, uint8 N x H x W x C, each cut out of its border at a random offset.
-
-    ``bordered_nhwc`` has ``margin`` pixels on every side, so an image moves by up to that many either way.
-    """
-    if margin == 0:
-        return bordered_nhwc[rows]
-    device = bordered_nhwc.device
-    height, width = (side - 2 * margin for side in bordered_nhwc.shape[1:3])
-    offsets = torch.randint(2 * margin + 1, (2, len(rows), 1), generator=generator, device=device)
-    ys, xs = offsets[0] + torch.arange(height, device=device), offsets[1] + torch.arange(width, device=device)
-    return bordered_nhwc[rows[:, None, None], ys[:, :, None], xs[:, None, :]]
-
-
 def _fresh_network(name: str, train: Dataset, seed: int) -> nn.Module:
     _, height, width, channels = train.images_nhwc.shape
     with torch.random.fork_rng():  # initial weights come from the global generator: seed it, then leave it as it was
@@ -244,6 +253,13 @@ def _input_of(dataset: Dataset) -> InputTable:
     )
 
 
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over the images, in order, and their labels, in hex."""
+    digest = hashlib.sha256(batch_digest(image_digests(dataset.images_nhwc)).encode())
+    digest.update(dataset.truth_n.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
 def _record(order: TrainingOrder, recipe: Recipe, seconds: float) -> TrainingTable:
     return TrainingTable(
         command=order.command,
@@ -253,6 +269,7 @@ def _record(order: TrainingOrder, recipe: Recipe, seconds: float) -> TrainingTab
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
+        precision=recipe.precision,
         seconds=round(seconds, 1),
         versions={package: version(package) for package in ("torch", "numpy")},
     )

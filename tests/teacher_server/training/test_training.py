@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from shared.datasets import load_dataset
+from shared.datasets import Dataset, load_dataset
 from teacher_server.teachers.bundle import Bundle, BundleError, load_bundle, load_network
 from teacher_server.teachers.classifier import TorchClassifier
+from teacher_server.training.checkpoint import Checkpoint
+from teacher_server.training.recipes import Recipe
 from teacher_server.training.training import (
-    Recipe,
     TrainingOrder,
     measure_accuracy,
-    shifted_batch,
     train_and_write_bundle,
     train_teacher,
 )
@@ -71,8 +71,9 @@ def test_progress_counts_every_step_and_the_loss_falls(trained: Bundle, steps: l
 
 def weights(seed: int) -> dict[str, torch.Tensor]:
     train = load_dataset("digits", "train")
-    recipe = Recipe(epochs=1, cosine=True, shift_pixels=1)
-    return train_teacher(train, "lenet5-half", recipe, seed=seed, device=CPU).state_dict()
+    recipe = Recipe(epochs=1, schedule="cosine", shift_fraction=1 / 28)
+    network, _ = train_teacher(train, "lenet5-half", recipe, torch.Generator().manual_seed(seed))
+    return network.state_dict()
 
 
 def test_the_seed_alone_decides_the_weights() -> None:
@@ -103,9 +104,11 @@ def test_a_name_version_seed_and_length_can_be_chosen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("order", "reason"),
     [
-        (TrainingOrder("imagenet", "lenet5"), "'imagenet'; teachers can be trained on fashion-mnist, mnist, digits"),
+        (TrainingOrder("imagenet", "lenet5"), "'imagenet'; teachers can be trained on fashion-mnist, mnist, cifar10"),
         (TrainingOrder("digits", "lenet6"), "'lenet6'; allowed are lenet5, lenet5-half"),
         (TrainingOrder("digits", "lenet5", epochs=0), "epochs is 0; allowed is 1 or more"),
+        (TrainingOrder("digits", "lenet5", threads=0), "threads is 0; allowed is 1 or more"),
+        (TrainingOrder("digits", "lenet5", precision="half"), "'half'; allowed are float32, b"),  # type: ignore[arg-type]
         (TrainingOrder("digits", "lenet5", device="tpu"), "device is 'tpu'; allowed on this machine are"),
         (TrainingOrder("digits", "lenet5", name="Not A Name"), "name is 'Not A Name': String should match pattern"),
         (TrainingOrder("digits", "lenet5", version=""), "version is '': String should match"),
@@ -140,25 +143,73 @@ def test_an_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("margin", [0, 2])
-def test_shifted_images_are_the_originals_moved_by_at_most_the_margin(margin: int) -> None:
-    images = np.random.default_rng(0).integers(1, 256, (4, 6, 5, 3), np.uint8)
-    bordered = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    rows = torch.tensor([2, 0, 2, 3] * 25)
+# Dropout (torch's own generator), batch statistics and a penalty: everything that a checkpoint has to hold.
+RESUMED = Recipe(epochs=4, batch_size=512, schedule="steps", shift_fraction=0.1, fill="edge", flip=True, l2=1e-4)
 
-    batch = shifted_batch(torch.tensor(bordered), rows, margin, torch.Generator().manual_seed(0)).numpy()
 
-    seen = set()
-    for image, row in zip(batch, rows.tolist(), strict=True):
-        offsets = [
-            (dy, dx)
-            for dy in range(2 * margin + 1)
-            for dx in range(2 * margin + 1)
-            if np.array_equal(image, bordered[row, dy : dy + 6, dx : dx + 5])
-        ]
-        assert len(offsets) == 1
-        seen.add(offsets[0])
-    assert len(seen) == (2 * margin + 1) ** 2  # 100 draws reach all 25 offsets with this seed
+class Killed(Exception):
+    """Stands in for a SIGKILL; the end-to-end test sends a real one."""
+
+
+def test_a_killed_training_ends_with_the_weights_of_one_that_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    truth_n = np.arange(1025) % 10
+    images = rng.integers(0, 256, (1025, 32, 32, 3), np.uint8)
+    train = Dataset("noise", "train", images, truth_n, tuple("abcdefghij"))
+    checkpoint = Checkpoint(tmp_path / "unfinished", "a training")
+    monkeypatch.setattr("teacher_server.training.training.SECONDS_PER_CHECKPOINT", 0.0)
+    monkeypatch.setattr("teacher_server.training.training.STEPS_PER_PROGRESS", 1)
+
+    def train_once(kill_at: int | None, checkpoint: Checkpoint | None) -> dict[str, torch.Tensor]:
+        def progress(step: int, *_: object) -> None:
+            if step == kill_at:
+                raise Killed
+
+        generator = torch.Generator().manual_seed(7)
+        network, _ = train_teacher(
+            train, "alexnet-half", RESUMED, generator, progress=progress, checkpoint=checkpoint
+        )
+        return network.state_dict()
+
+    whole = train_once(None, None)
+    for kill_at in (4, 7):  # in the middle of the second epoch, at the start of the fourth
+        with pytest.raises(Killed):
+            train_once(kill_at, checkpoint)
+    resumed = train_once(None, checkpoint)
+
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    with pytest.raises(ValueError, match=r"cannot go on from this checkpoint .it is another training's"):
+        train_once(None, Checkpoint(checkpoint.path, "another"))
+    checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"cannot go on from this checkpoint .*remove it to start afresh"):
+        train_once(None, checkpoint)
+
+
+def test_the_penalty_is_on_convolutions_alone_and_shrinks_them() -> None:
+    train = load_dataset("digits", "train")
+
+    def norms(l2: float) -> dict[str, float]:
+        recipe = Recipe(epochs=10, l2=l2)
+        network, _ = train_teacher(train, "lenet5-half", recipe, torch.Generator().manual_seed(1))
+        return {name: float(tensor.norm()) for name, tensor in network.state_dict().items()}
+
+    free, penalised = norms(0.0), norms(1.0)
+    assert penalised["conv1.weight"] < free["conv1.weight"] / 2
+    assert penalised["conv2.weight"] < free["conv2.weight"] / 2
+    assert penalised["dense1.weight"] > free["dense1.weight"] / 2
+
+
+def test_bfloat16_learns_too_and_its_bundle_says_so(tmp_path: Path) -> None:
+    bundle = train_and_write_bundle(TrainingOrder("digits", "lenet5", epochs=5, precision="bfloat16"), tmp_path / "b")
+    assert bundle.manifest.measured.test_accuracy > 0.85
+    assert bundle.manifest.training is not None
+    assert bundle.manifest.training.precision == "bfloat16"
+
+
+def test_names_of_folders_and_foreign_networks_become_names_a_bundle_may_have() -> None:
+    assert TrainingOrder("folder:/x/My Pets", "torchvision:resnet18").bundle_name == "my-pets-torchvision-resnet18"
 
 
 def test_accuracy_is_the_fraction_of_right_answers(trained: Bundle) -> None:
