@@ -23,6 +23,8 @@ PUBLISHED: dict[tuple[str, Split], str] = {
     ("mnist", "test"): "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
     ("cifar10", "train"): "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     ("cifar10", "test"): "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+    ("tinyimagenet10", "train"): "d204a01f2948ad9a22f02405f02e6ffe49184190feb14bed74b05d6bf213abf3",
+    ("tinyimagenet10", "test"): "5aad7b0a3c335e7fabfdd6508ebf1dec3d6abe99c528ba0002043e40696d1469",
 }
 
 

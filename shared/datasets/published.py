@@ -1,7 +1,8 @@
-"""Labelled data sets as uint8 images_nhwc and int64 truth, from the first place that has them.
+"""Published data sets by name, from the first place that has them.
 
 Looked for in ``$DISTILL_DATA``, then ``../shared/data`` beside the project, then ``./data``, where torchvision's
-download puts them. The layout under each is torchvision's own; CIFAR-10 may also be a zip of lossless WebP sheets.
+download puts them. The layout under each is torchvision's own; CIFAR may also be a zip of lossless WebP sheets, and
+the ten classes of Tiny-ImageNet are a zip of JPEG files.
 """
 
 import gzip
@@ -11,34 +12,17 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Split = Literal["train", "test"]
+from shared.datasets.dataset import Dataset, DatasetUnavailable, Split
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 DOWNLOAD_ROOT = PROJECT / "data"
-
-
-class DatasetUnavailable(RuntimeError):
-    """No place holds the data set, or its files are damaged; the message says where it was looked for."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """images_nhwc uint8 N x H x W x C, truth_n int64 N, and the names that truth indexes."""
-
-    name: str
-    split: Split
-    images_nhwc: NDArray[np.uint8]
-    truth_n: NDArray[np.int64]
-    class_names: tuple[str, ...]
 
 
 # fmt: off
@@ -46,19 +30,31 @@ _FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
                     "dog", "frog", "horse", "ship", "truck")
+_CIFAR100_CLASSES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
+    "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
+    "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish",
+    "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion",
+    "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange",
+    "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine",
+    "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk",
+    "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+    "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
+    "willow_tree", "wolf", "woman", "worm",
+)
+_TINY_CLASSES = ("goldfish", "king penguin", "golden retriever", "monarch butterfly", "beacon (lighthouse)",
+                 "school bus", "sports car", "teapot", "orange", "seashore")
 # fmt: on
 _DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
 
 
-def load_dataset(name: str, split: Split) -> Dataset:
-    """Load one split.
+def load_published(name: str, split: Split) -> Dataset:
+    """Load one split at its own size.
 
-    Raises ValueError for an unknown name or split, DatasetUnavailable when its files are nowhere to be had.
+    Raises ValueError for an unknown name, DatasetUnavailable when its files are nowhere to be had.
     """
     if name not in _READERS:
-        raise ValueError(f"data set is {name!r}; allowed are {', '.join(DATASET_NAMES)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split is {split!r}; allowed are train and test")
+        raise ValueError(f"data set is {name!r}; allowed are {', '.join(DATASET_NAMES)} and folder:PATH")
     return _READERS[name](split)
 
 
@@ -102,18 +98,21 @@ def _require_matching(
         raise DatasetUnavailable(f"{place} is damaged: a label is outside 0 to {len(class_names) - 1}")
 
 
-def _load_cifar10(split: Split) -> Dataset:
+def _load_zip(split: Split, *, name: str, side: int, class_names: tuple[str, ...]) -> Dataset:
     for root in _roots():
-        archive = root / f"cifar10-{split}.zip"
+        archive = root / f"{name}-{split}.zip"
         if archive.is_file():
-            images, truth = _read_sheets(archive, height=32, width=32)
-            _require_matching(archive, images[..., 0], truth, _CIFAR10_CLASSES)
-            return Dataset("cifar10", split, images, truth, _CIFAR10_CLASSES)
-    return _download("cifar10", split, _CIFAR10_CLASSES)
+            images, truth = _read_sheets(archive, height=side, width=side)
+            _require_matching(archive, images[..., 0], truth, class_names)
+            return Dataset(name, split, images, truth, class_names)
+    return _download(name, split, class_names)
 
 
 def _read_sheets(path: Path, *, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Cut each sheet in ``images/``, in name order, into tiles row by row; the last may end in empty tiles."""
+    """Cut each sheet in ``images/``, in name order, into tiles row by row; the last may end in empty tiles.
+
+    A picture of one tile is a sheet of one.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             truth = np.load(io.BytesIO(archive.read("labels.npy")), allow_pickle=False).astype(np.int64)
@@ -136,11 +135,17 @@ def _download(name: str, split: Split, class_names: tuple[str, ...]) -> Dataset:
         "fashion-mnist": published.FashionMNIST,
         "mnist": published.MNIST,
         "cifar10": published.CIFAR10,
+        "cifar100": published.CIFAR100,
     }
+    places = ", ".join(str(root) for root in _roots())
+    if name not in constructors:
+        raise DatasetUnavailable(
+            f"data set {name} is in none of {places} and nowhere to be downloaded from; "
+            f"set DISTILL_DATA to a folder that holds {name}-{split}.zip"
+        )
     try:
         data = constructors[name](root=DOWNLOAD_ROOT, train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
-        places = ", ".join(str(root) for root in _roots())
         reason = " ".join(str(error).split())[:200]  # torchvision lists every mirror on a line of its own
         raise DatasetUnavailable(
             f"data set {name} is in none of {places} and cannot be downloaded ({reason}); "
@@ -176,7 +181,9 @@ def _load_digits(split: Split) -> Dataset:
 _READERS: dict[str, Callable[[Split], Dataset]] = {
     "fashion-mnist": partial(_load_idx, name="fashion-mnist", folder="FashionMNIST", class_names=_FASHION_CLASSES),
     "mnist": partial(_load_idx, name="mnist", folder="MNIST", class_names=_DIGIT_CLASSES),
-    "cifar10": _load_cifar10,
+    "cifar10": partial(_load_zip, name="cifar10", side=32, class_names=_CIFAR10_CLASSES),
+    "cifar100": partial(_load_zip, name="cifar100", side=32, class_names=_CIFAR100_CLASSES),
+    "tinyimagenet10": partial(_load_zip, name="tinyimagenet10", side=64, class_names=_TINY_CLASSES),
     "digits": _load_digits,
 }
 DATASET_NAMES = tuple(_READERS)
