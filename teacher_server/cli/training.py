@@ -1,6 +1,8 @@
 """`teacher train` and `teacher predict`: the owner's offline work."""
 
+import re
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Annotated, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shared.datasets import DATASET_NAMES
+from shared.datasets import DATASET_NAMES, Skipped, Split
+from shared.wire.contracts import Resize
 from teacher_server.cli.options import AsJson, Device
 from teacher_server.cli.reporting import operator_mistakes, print_report, progress_out
 from teacher_server.training.recipes import Precision
@@ -19,10 +22,11 @@ NETWORK_HELP = (
     "lenet5, lenet5-half, alexnet, alexnet-half, resnet20, resnet32, torchvision:NAME, timm:NAME or your own "
     "module:function"
 )
+DATASET_HELP = f"{', '.join(DATASET_NAMES)}, or folder:PATH that holds train/CLASS/*.jpg and test/CLASS/*.jpg"
 
 
 def train(
-    dataset: Annotated[str, typer.Option(help=f"one of {', '.join(DATASET_NAMES)}")],
+    dataset: Annotated[str, typer.Option(help=DATASET_HELP)],
     network: Annotated[str, typer.Option(help=NETWORK_HELP)],
     out: Annotated[Path, typer.Option(help="the bundle folder to make; must not exist")],
     device: Device = "cpu",
@@ -32,6 +36,12 @@ def train(
         Precision, typer.Option(help="bfloat16 computes the network under autocast, where that is faster")
     ] = "float32",
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: the recipe's, 1)")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HxWxC that images of another size are brought to, such as 64x64x3")
+    ] = None,
+    resize: Annotated[
+        Resize, typer.Option(help="how they are; the bundle declares it for files sent to it")
+    ] = "crop",
     name: Annotated[str, typer.Option(help="the teacher's name (default: DATASET-NETWORK)")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +49,8 @@ def train(
 
     Killed on its way, the same command goes on from the last whole epoch. The bundle is there whole or not at all.
     """
-    from teacher_server.training.training import TrainingOrder, train_and_write_bundle
+    from teacher_server.training.order import TrainingOrder
+    from teacher_server.training.training import train_and_write_bundle
 
     flags = {
         "dataset": dataset,
@@ -50,9 +61,13 @@ def train(
         "epochs": epochs,
         "precision": None if precision == "float32" else precision,
         "threads": threads,
+        "size": size,
+        "resize": resize if size else None,
         "name": name or None,
     }
     given = [f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None]
+    with operator_mistakes():
+        parsed_size = _parse_size(size)
     order = TrainingOrder(
         dataset=dataset,
         network=network,
@@ -61,12 +76,15 @@ def train(
         epochs=epochs,
         precision=precision,
         threads=threads,
+        size=parsed_size,
+        resize=resize,
         name=name,
         command=" ".join(["teacher train", *given]),
     )
     with operator_mistakes(), _training_progress() as progress:
-        bundle = train_and_write_bundle(order, out, progress=progress)
+        bundle = train_and_write_bundle(order, out, progress=progress, skipped=_name_skipped)
     measured = bundle.manifest.measured
+    assert measured is not None  # training measures
     report = {
         "bundle": str(out),
         "name": bundle.manifest.name,
@@ -83,7 +101,7 @@ def train(
 
 def predict(
     bundle: Annotated[Path, typer.Option(help="a teacher bundle folder")],
-    dataset: Annotated[str, typer.Option(help=f"one of {', '.join(DATASET_NAMES)}")],
+    dataset: Annotated[str, typer.Option(help=DATASET_HELP)],
     out: Annotated[Path, typer.Option(help="the .npz file to write")],
     split: Annotated[Literal["train", "test"], typer.Option(help="train or test")] = "test",
     device: Device = "cpu",
@@ -104,10 +122,49 @@ def predict(
     print_report({"answers": str(out), "images": images}, f"{out}: answers to {images} images", as_json=as_json)
 
 
+def _parse_size(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    if not (match := re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})x([13])", text)):
+        raise ValueError(f"size is {text!r}; allowed is HEIGHTxWIDTHxCHANNELS with 1 or 3 channels, such as 64x64x3")
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def _name_skipped(split: Split, skipped: tuple[Skipped, ...]) -> None:
+    progress_out.print(f"{split}: {len(skipped)} files skipped")
+    for each in skipped:
+        progress_out.print(f"  {each.file}: {each.reason}", markup=False)
+
+
 @contextmanager
 def _training_progress() -> Iterator[Callable[[int, int, float], None]]:
-    """A progress bar on stderr: steps done, loss, time left."""
+    """Steps done, loss and time left on stderr: a bar on a terminal, elsewhere a line every half minute."""
+    if not progress_out.is_terminal:
+        yield _ProgressLines()
+        return
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
     with Progress(*columns, TimeRemainingColumn(), console=progress_out) as bar:
         task = bar.add_task("training", total=None, loss=float("nan"))
         yield lambda step, steps, loss: bar.update(task, completed=step, total=steps, loss=loss)
+
+
+class _ProgressLines:
+    """For logs: a line now and then. The time left comes from the steps of this process alone."""
+
+    def __init__(self, every_s: float = 30.0) -> None:
+        self._every_s = every_s
+        self._first: tuple[int, float] | None = None
+        self._told = float("-inf")
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        first_step, first_time = self._first = self._first or (step, now)
+        if now - self._told < self._every_s and step < steps:
+            return
+        self._told = now
+        left = (
+            f", {(steps - step) * (now - first_time) / (step - first_step) / 60:.0f} min left"
+            if step > first_step
+            else ""
+        )
+        progress_out.print(f"step {step} of {steps}, loss {loss:.3f}{left}")

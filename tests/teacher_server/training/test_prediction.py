@@ -9,8 +9,9 @@ from shared.datasets import load_dataset
 from shared.wire.images import batch_digest, image_digests
 from shared.wire.teacher_answers import read_teacher_answers, write_teacher_answers
 from teacher_server.teachers.bundle import Bundle, load_bundle
+from teacher_server.training.order import TrainingOrder
 from teacher_server.training.prediction import predict_split
-from teacher_server.training.training import TrainingOrder, train_and_write_bundle
+from teacher_server.training.training import train_and_write_bundle
 from tests.shared.published import load_or_skip
 
 COMMITTED = Path(__file__).parents[3] / "bundles" / "fashion-mnist-lenet5"
@@ -32,6 +33,7 @@ def test_the_answers_are_those_of_the_bundle_on_the_splits_images(bundle: Bundle
     assert answers.images_digest == batch_digest(image_digests(test.images_nhwc))
     assert answers.probabilities_nk.shape == (450, 10)
     accuracy = (answers.probabilities_nk.argmax(axis=1) == test.truth_n).mean()
+    assert bundle.manifest.measured is not None
     assert accuracy == pytest.approx(bundle.manifest.measured.test_accuracy, abs=0.005)  # rounding may make a tie
 
 
@@ -49,6 +51,7 @@ def test_the_committed_teacher_is_as_good_as_its_card_says() -> None:
     answers = predict_split(bundle, "fashion-mnist", "test")
 
     accuracy = float((answers.probabilities_nk.argmax(axis=1) == test.truth_n).mean())
+    assert bundle.manifest.measured is not None
     assert accuracy == pytest.approx(bundle.manifest.measured.test_accuracy, abs=0.0005)
     assert accuracy >= 0.9
     np.testing.assert_allclose(answers.probabilities_nk.sum(axis=1), 1, atol=1e-5)

@@ -5,18 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from shared.datasets import Dataset, load_dataset
 from teacher_server.teachers.bundle import Bundle, BundleError, load_bundle, load_network
-from teacher_server.teachers.classifier import TorchClassifier
+from teacher_server.teachers.classifier import load_classifier
 from teacher_server.training.checkpoint import Checkpoint
+from teacher_server.training.fitting import measure_accuracy, train_teacher
+from teacher_server.training.order import TrainingOrder
+from teacher_server.training.prediction import predict_split
 from teacher_server.training.recipes import Recipe
-from teacher_server.training.training import (
-    TrainingOrder,
-    measure_accuracy,
-    train_and_write_bundle,
-    train_teacher,
-)
+from teacher_server.training.training import train_and_write_bundle
 
 CPU = torch.device("cpu")
 
@@ -37,19 +36,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int
 
 def test_a_teacher_of_digits_is_trained_on_the_spot(trained: Bundle) -> None:
     measured = trained.manifest.measured
+    assert measured is not None
     assert measured.test_accuracy > 0.95
     assert (measured.test_dataset, measured.test_images) == ("digits", 450)
 
 
 def test_the_measured_accuracy_is_what_the_served_bundle_reaches(trained: Bundle) -> None:
     test = load_dataset("digits", "test")
-    probabilities_nk = TorchClassifier(load_bundle(trained.folder)).probabilities(test.images_nhwc)
+    probabilities_nk = load_classifier(load_bundle(trained.folder)).probabilities(test.images_nhwc)
     right = (probabilities_nk.argmax(axis=1) == test.truth_n).mean()
+    assert trained.manifest.measured is not None
     assert right == pytest.approx(trained.manifest.measured.test_accuracy)
 
 
 def test_the_bundle_tells_what_it_is_and_how_it_was_made(trained: Bundle) -> None:
     manifest = trained.manifest
+    assert manifest.network is not None
     assert (manifest.name, manifest.version, manifest.network.name) == ("digits-lenet5", "1", "lenet5")
     assert manifest.classes == tuple("0123456789")
     assert (manifest.input.height, manifest.input.width, manifest.input.channels) == (28, 28, 1)
@@ -159,8 +161,8 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_never_stopped(
     images = rng.integers(0, 256, (1025, 32, 32, 3), np.uint8)
     train = Dataset("noise", "train", images, truth_n, tuple("abcdefghij"))
     checkpoint = Checkpoint(tmp_path / "unfinished", "a training")
-    monkeypatch.setattr("teacher_server.training.training.SECONDS_PER_CHECKPOINT", 0.0)
-    monkeypatch.setattr("teacher_server.training.training.STEPS_PER_PROGRESS", 1)
+    monkeypatch.setattr("teacher_server.training.fitting.SECONDS_PER_CHECKPOINT", 0.0)
+    monkeypatch.setattr("teacher_server.training.fitting.STEPS_PER_PROGRESS", 1)
 
     def train_once(kill_at: int | None, checkpoint: Checkpoint | None) -> dict[str, torch.Tensor]:
         def progress(step: int, *_: object) -> None:
@@ -203,9 +205,40 @@ def test_the_penalty_is_on_convolutions_alone_and_shrinks_them() -> None:
 
 def test_bfloat16_learns_too_and_its_bundle_says_so(tmp_path: Path) -> None:
     bundle = train_and_write_bundle(TrainingOrder("digits", "lenet5", epochs=5, precision="bfloat16"), tmp_path / "b")
+    assert bundle.manifest.measured is not None
     assert bundle.manifest.measured.test_accuracy > 0.85
     assert bundle.manifest.training is not None
     assert bundle.manifest.training.precision == "bfloat16"
+
+
+def test_a_tree_of_pictures_trains_a_teacher_that_declares_how_files_are_resized(tmp_path: Path) -> None:
+    """Two classes that a few steps tell apart, in pictures of several sizes; one file is no picture."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 8)):
+        for name, brightness in (("bright", 200), ("dark", 20)):
+            folder = tmp_path / "tree" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                noise = rng.integers(0, 40, (30 + index, 40, 3), np.uint8) + np.uint8(brightness)
+                Image.fromarray(noise).save(folder / f"{index}.png")
+    (tmp_path / "tree" / "train" / "dark" / "broken.jpg").write_bytes(b"no picture")
+    order = TrainingOrder(f"folder:{tmp_path / 'tree'}", "torchvision:mobilenet_v3_small", size=(32, 32, 3), epochs=4)
+    told: list[tuple[str, int, str]] = []
+
+    bundle = train_and_write_bundle(
+        order, tmp_path / "bundle", skipped=lambda split, files: told.append((split, len(files), files[0].file))
+    )
+
+    manifest = bundle.manifest
+    assert manifest.name == "tree-torchvision-mobilenet_v3_small"
+    assert manifest.classes == ("bright", "dark")
+    assert (manifest.input.height, manifest.input.width, manifest.input.resize) == (32, 32, "crop")
+    assert manifest.measured is not None
+    assert manifest.measured.test_images == 16
+    assert told == [("train", 1, "dark/broken.jpg")]
+    answers = predict_split(bundle, order.dataset, "test")
+    right = (answers.probabilities_nk.argmax(axis=1) == np.repeat([0, 1], 8)).mean()
+    assert right == pytest.approx(manifest.measured.test_accuracy)
 
 
 def test_names_of_folders_and_foreign_networks_become_names_a_bundle_may_have() -> None:
