@@ -1,4 +1,4 @@
-"""A teacher bundle: a folder with ``teacher.toml`` and its safetensors weights, and the checks before either is used.
+"""A teacher bundle: a folder with ``teacher.toml`` and its weights file, and the checks before either is used.
 
 Every way a bundle can be damaged is a BundleError whose text names the file and the field, the value found and what
 is allowed, because the person who reads it is starting a server and has nothing else to go by.
@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import nn
 
-from shared.networks import create_network
+from shared.networks import create_network, network_source
 from teacher_server.teachers.manifest import BundleManifest, WeightsTable
 
 MANIFEST_FILE = "teacher.toml"
@@ -47,21 +47,33 @@ class Bundle:
 def load_bundle(folder: Path) -> Bundle:
     """Read and check a bundle without building its network; raises BundleError."""
     bundle = Bundle(_read_manifest(folder / MANIFEST_FILE), folder)
-    _read_weights(bundle)
+    read_weights(bundle)
     return bundle
 
 
-def load_network(bundle: Bundle, device: torch.device | str = "cpu") -> nn.Module:
-    """Build the bundle's network in eval mode on ``device`` (float32 images_nchw to logits_nk).
+def load_network(
+    bundle: Bundle, device: torch.device | str = "cpu", *, trusted_networks: Collection[str] = ()
+) -> nn.Module:
+    """Build the network of a safetensors bundle in eval mode on ``device`` (float32 images_nchw to outputs_nk).
 
     The weights are read, compared with their SHA-256 and parsed from the same bytes, so a file that is exchanged
-    after ``load_bundle`` is noticed. Raises BundleError, ValueError for a device this machine does not have.
+    after ``load_bundle`` is noticed. A network that is the owner's own code (``module:function``) is only made when
+    ``trusted_networks`` names it: a bundle may have come from somebody else. Raises BundleError, ValueError for a
+    device this machine does not have.
     """
     target = choose_device(device)
     manifest = bundle.manifest
+    if manifest.network is None:
+        raise BundleError(f"{bundle.weights_path}: is {manifest.weights.format}; allowed here is safetensors")
+    name = manifest.network.name
+    if network_source(name) == "own" and name not in trusted_networks:
+        raise BundleError(
+            f"{bundle.folder / MANIFEST_FILE}: network.name is {name!r}, code that loading this bundle would run; "
+            f"allow it with --trust-network {name} (or TEACHER_TRUSTED_NETWORKS), if it is yours"
+        )
     try:
         network = create_network(
-            manifest.network.name,
+            name,
             height=manifest.input.height,
             width=manifest.input.width,
             channels=manifest.input.channels,
@@ -70,7 +82,7 @@ def load_network(bundle: Bundle, device: torch.device | str = "cpu") -> nn.Modul
     except ValueError as error:
         raise BundleError(f"{bundle.folder / MANIFEST_FILE}: network.name, input: {error}") from error
     try:
-        tensors = safetensors.torch.load(_read_weights(bundle))
+        tensors = safetensors.torch.load(read_weights(bundle))
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:  # it has no one kind of error
         raise BundleError(f"{bundle.weights_path}: weights: not a whole safetensors file ({error})") from error
     _require_tensors(bundle, tensors, network.state_dict())
@@ -108,11 +120,19 @@ def require_writable(folder: Path, *, overwrite: bool) -> None:
         raise BundleError(f"{folder}: exists and is not a bundle ({MANIFEST_FILE} is missing), so it is not replaced")
 
 
-def write_bundle(folder: Path, manifest: BundleManifest, weights: bytes, *, overwrite: bool = False) -> Bundle:
+def write_bundle(
+    folder: Path,
+    manifest: BundleManifest,
+    weights: bytes,
+    *,
+    overwrite: bool = False,
+    load: Callable[[Bundle], object] | None = None,
+) -> Bundle:
     """Write a bundle so that ``folder`` holds all of it or is as it was; returns it as loaded back.
 
-    With ``overwrite`` the whole folder is replaced, whatever else was in it. Raises BundleError when
-    ``require_writable`` does, or when what is to be written could not be loaded again.
+    ``load`` is tried on what was written, before it is put in place (default: ``load_network``). With ``overwrite``
+    the whole folder is replaced, whatever else was in it. Raises BundleError when ``require_writable`` does, or when
+    what is to be written could not be loaded again.
     """
     require_writable(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -121,12 +141,33 @@ def write_bundle(folder: Path, manifest: BundleManifest, weights: bytes, *, over
         fields = manifest.model_dump(mode="json", exclude_none=True)
         _write_durably(draft / manifest.weights.file, weights)
         _write_durably(draft / MANIFEST_FILE, tomli_w.dumps(fields).encode())
-        load_network(load_bundle(draft))
+        (load or _load_own_network)(load_bundle(draft))
         draft.chmod(0o755)  # mkdtemp's folders are their maker's alone
         _put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return load_bundle(folder)
+
+
+def read_weights(bundle: Bundle) -> bytes:
+    """The bytes of the weights file, whose SHA-256 is the announced one. Raises BundleError."""
+    path, announced = bundle.weights_path, bundle.manifest.weights.sha256
+    if not path.is_file():
+        raise BundleError(f"{path}: not a file, but weights.file in {MANIFEST_FILE} names it")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != announced:
+        raise BundleError(f"{path}: has SHA-256 {found}, but weights.sha256 in {MANIFEST_FILE} is {announced}")
+    return content
+
+
+def _load_own_network(bundle: Bundle) -> object:
+    """Whoever writes a bundle has chosen its network, and so trusts it."""
+    network = bundle.manifest.network
+    return load_network(bundle, trusted_networks=() if network is None else (network.name,))
 
 
 def _read_manifest(path: Path) -> BundleManifest:
@@ -155,20 +196,6 @@ def _faults(error: ValidationError) -> list[str]:
     return faults
 
 
-def _read_weights(bundle: Bundle) -> bytes:
-    path, announced = bundle.weights_path, bundle.manifest.weights.sha256
-    if not path.is_file():
-        raise BundleError(f"{path}: not a file, but weights.file in {MANIFEST_FILE} names it")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != announced:
-        raise BundleError(f"{path}: has SHA-256 {found}, but weights.sha256 in {MANIFEST_FILE} is {announced}")
-    return content
-
-
 def _require_tensors(bundle: Bundle, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
     """Compare names, shapes, dtypes and finiteness; raises BundleError naming every tensor at fault."""
     faults = [f"{name} is missing" for name in wanted if name not in found]
@@ -181,7 +208,8 @@ def _require_tensors(bundle: Bundle, found: Mapping[str, torch.Tensor], wanted: 
             faults.append(f"{name} holds NaN or infinite values")
     if faults:
         manifest = bundle.manifest
-        network = f"{manifest.network.name} with {len(manifest.classes)} classes"
+        name = manifest.network.name if manifest.network else ""
+        network = f"{name} with {len(manifest.classes)} classes"
         raise BundleError(f"{bundle.weights_path}: does not fit network.name {network}: {'; '.join(sorted(faults))}")
 
 

@@ -1,14 +1,18 @@
 """Classifiers: uint8 images in, float32 probabilities out, every row returned to its owner in order."""
 
 import threading
+from collections.abc import Collection
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from teacher_server.teachers.bundle import Bundle, choose_device, load_network
-from teacher_server.teachers.manifest import InputTable
+from teacher_server.teachers.bundle import Bundle
+from teacher_server.teachers.forward import Forward, load_forward
+from teacher_server.teachers.manifest import BundleManifest
+
+ROWS_PER_BATCH = 256
+SUM_TOLERANCE = 1e-3  # how far a row of a network's own probabilities may be from summing to one
 
 
 class Classifier(Protocol):
@@ -28,50 +32,38 @@ class ClassifierFault(RuntimeError):
     """The network gave something that is not a probability; nothing of that batch may be disclosed."""
 
 
-class Preprocessing:
-    """uint8 images_nhwc to the float32 images_nchw a network takes: scaled to 0..1, then (x - mean) / std."""
-
-    def __init__(self, spec: InputTable, device: torch.device) -> None:
-        self._mean_c = torch.tensor(spec.mean, device=device) * 255
-        self._std_c = torch.tensor(spec.std, device=device) * 255
-
-    def __call__(self, images_nhwc: torch.Tensor) -> torch.Tensor:
-        """Scale a batch; both are on the same device."""
-        # A permuted view keeps the channels-last strides, which the convolutions are faster on; never .contiguous().
-        return images_nhwc.float().sub_(self._mean_c).div_(self._std_c).permute(0, 3, 1, 2)
-
-
-class TorchClassifier:
-    """A bundle's network on one device.
+class NetworkClassifier:
+    """A network on one device.
 
     Calls are serialised by a lock: one forward already uses every core (or the whole GPU) it may use.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", rows_per_batch: int = 256) -> None:
+    def __init__(self, forward: Forward, manifest: BundleManifest, *, rows_per_batch: int = ROWS_PER_BATCH) -> None:
         if rows_per_batch < 1:
             raise ValueError(f"rows_per_batch is {rows_per_batch}; allowed is 1 or more")
-        self._device = choose_device(device)
-        if self._device.type == "cuda":
-            # TF32 would let a row's answer depend on the batch it came in by far more than the 1e-5 we promise.
-            torch.backends.cudnn.allow_tf32 = False
-        self._network = load_network(bundle, self._device)
-        spec = bundle.manifest.input
-        self._preprocessing = Preprocessing(spec, self._device)
+        self._forward = forward
+        self._fewest = forward.rows.fewest
+        self._rows_per_batch = max(self._fewest, min(rows_per_batch, forward.rows.most or rows_per_batch))
+        spec = manifest.input
         self._image_shape = (spec.height, spec.width, spec.channels)
-        self._rows_per_batch = rows_per_batch
         self._lock = threading.Lock()
-        self._name = bundle.manifest.name
-        self._classes = len(bundle.manifest.classes)
+        self._name = manifest.name
+        self._classes = len(manifest.classes)
 
     @property
     def classes(self) -> int:
         """How many classes there are, K."""
         return self._classes
 
+    @property
+    def rows_per_batch(self) -> int:
+        """How many rows go through the network at once."""
+        return self._rows_per_batch
+
     def probabilities(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """probabilities_nk, float32 N x K, of uint8 N x height x width x channels images.
 
-        Raises ValueError for images of another shape or dtype, ClassifierFault when a row is not finite.
+        Raises ValueError for images of another shape or dtype, ClassifierFault when a row is no distribution.
         """
         if images_nhwc.dtype != np.uint8 or images_nhwc.shape[1:] != self._image_shape:
             found, allowed = f"{images_nhwc.dtype} {images_nhwc.shape}", ", ".join(map(str, self._image_shape))
@@ -80,11 +72,17 @@ class TorchClassifier:
         for start in range(0, len(images_nhwc), self._rows_per_batch):
             rows = slice(start, start + self._rows_per_batch)
             with self._lock:  # taken per slice, so that a small request need not wait for all of a large one
-                probabilities_nk[rows] = self._forward(images_nhwc[rows])
+                probabilities_nk[rows] = self._answers(images_nhwc[rows])
         faulty = np.flatnonzero(~np.isfinite(probabilities_nk).all(axis=1))
         if len(faulty):
             raise ClassifierFault(
                 f"teacher {self._name}: {len(faulty)} rows are not finite, the first of them row {faulty[0]}"
+            )
+        wrong = np.flatnonzero(~are_distributions(probabilities_nk))
+        if len(wrong):
+            raise ClassifierFault(
+                f"teacher {self._name}: {len(wrong)} rows are no probabilities (negative, or not summing to one), "
+                f"the first of them row {wrong[0]}"
             )
         return probabilities_nk
 
@@ -93,11 +91,32 @@ class TorchClassifier:
         for rows in {1, self._rows_per_batch}:
             self.probabilities(np.zeros((rows, *self._image_shape), np.uint8))
 
-    def _forward(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            # torch.tensor copies, which suits the read-only view of a request's body; strides other than C order
-            # would survive the copy and choose other, slower kernels
-            images_nchw = self._preprocessing(torch.tensor(np.ascontiguousarray(images_nhwc)).to(self._device))
-            probabilities_nk = torch.softmax(self._network(images_nchw), dim=1, dtype=torch.float32)
-            result: NDArray[np.float32] = probabilities_nk.cpu().numpy()
-            return result
+    def _answers(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """One forward; too few rows for the network are filled up with the last one, whose answers are dropped."""
+        lacking = self._fewest - len(images_nhwc)
+        if lacking > 0:
+            images_nhwc = np.concatenate([images_nhwc, np.repeat(images_nhwc[-1:], lacking, axis=0)])
+        answers_nk = self._forward(images_nhwc)
+        return answers_nk[: len(answers_nk) - lacking] if lacking > 0 else answers_nk
+
+
+def are_distributions(rows_nk: NDArray[np.float32], tolerance: float = SUM_TOLERANCE) -> NDArray[np.bool_]:
+    """For each row, whether it is non-negative and sums to one within ``tolerance``."""
+    sums_n = rows_nk.sum(axis=1, dtype=np.float64)
+    result: NDArray[np.bool_] = (rows_nk >= 0).all(axis=1) & (np.abs(sums_n - 1) <= tolerance)
+    return result
+
+
+def load_classifier(
+    bundle: Bundle,
+    device: str = "cpu",
+    *,
+    rows_per_batch: int = ROWS_PER_BATCH,
+    trusted_networks: Collection[str] = (),
+) -> NetworkClassifier:
+    """Load a bundle's network, of whichever format, as a classifier on ``device``.
+
+    Raises BundleError, and ValueError for a device this machine does not have.
+    """
+    forward = load_forward(bundle, device, trusted_networks=trusted_networks)
+    return NetworkClassifier(forward, bundle.manifest, rows_per_batch=rows_per_batch)

@@ -76,8 +76,12 @@ class NetworkTable(_Table):
 
 
 class WeightsTable(_Table):
-    """The weights file beside the manifest, and the SHA-256 of its bytes in hex."""
+    """The weights file beside the manifest, the SHA-256 of its bytes in hex, and what it is.
 
+    ``safetensors`` holds the tensors of ``network``; ``torch-export`` and ``onnx`` hold the network too.
+    """
+
+    format: Literal["safetensors", "torch-export", "onnx"] = "safetensors"
     file: Annotated[Text, AfterValidator(_plain_file_name)]
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -105,6 +109,17 @@ class TrainingTable(_Table):
     versions: dict[Text, Text]
 
 
+class ImportTable(_Table):
+    """Which file of the owner's a bundle was made from, and what was found; nothing is computed from it."""
+
+    file: Text
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the owner's file, as it was")
+    outputs: Literal["told", "detected"]
+    sample_images: int = Field(ge=1)
+    batch_difference: float = Field(ge=0, description="largest change of a probability with the batch it came in")
+    versions: dict[Text, Text]
+
+
 class BundleManifest(_Table):
     """The content of ``teacher.toml``."""
 
@@ -114,7 +129,19 @@ class BundleManifest(_Table):
         tuple[Text, ...], Field(max_length=10_000, strict=False), AfterValidator(_two_or_more_distinct)
     ]
     input: InputTable
-    network: NetworkTable
+    network: NetworkTable | None = Field(None, description="needed with safetensors; the other formats bring it")
     weights: WeightsTable
-    measured: MeasuredTable
+    outputs: Literal["logits", "probabilities"] = Field("logits", description="of the network; logits get a softmax")
+    measured: MeasuredTable | None = None
     training: TrainingTable | None = None
+    imported: ImportTable | None = None
+
+    @model_validator(mode="after")
+    def _network_where_the_weights_need_one(self) -> Self:
+        if (self.network is None) == (self.weights.format == "safetensors"):
+            needed = "is missing" if self.network is None else "is there"
+            raise ValueError(
+                f"network {needed} and weights.format is {self.weights.format!r}; safetensors need a network, "
+                "torch-export and onnx bring their own"
+            )
+        return self

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from shared.wire.contracts import InputSpec
 from teacher_server.teachers.bundle import load_bundle
-from teacher_server.teachers.classifier import Classifier, TorchClassifier
+from teacher_server.teachers.classifier import Classifier, load_classifier
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def load_teacher(folder: Path, *, device: str) -> Teacher:
     """Load and warm a bundle. Raises BundleError, and ValueError for a device this machine does not have."""
     bundle = load_bundle(folder)
     manifest = bundle.manifest
-    classifier = TorchClassifier(bundle, device)
+    classifier = load_classifier(bundle, device)
     classifier.warm()
     return Teacher(
         name=manifest.name,
@@ -38,6 +38,6 @@ def load_teacher(folder: Path, *, device: str) -> Teacher:
             resize=manifest.input.resize,
         ),
         classifier=classifier,
-        test_accuracy=manifest.measured.test_accuracy,
-        test_dataset=manifest.measured.test_dataset,
+        test_accuracy=manifest.measured.test_accuracy if manifest.measured else None,
+        test_dataset=manifest.measured.test_dataset if manifest.measured else None,
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from teacher_server.teachers.bundle import Bundle, load_network
-from teacher_server.teachers.classifier import Classifier, ClassifierFault, TorchClassifier
+from teacher_server.teachers.classifier import Classifier, ClassifierFault, load_classifier
 from tests.teacher_server.teachers.conftest import MakeBundle
 
 
@@ -36,7 +36,7 @@ def reference(bundle: Bundle, images_nhwc: NDArray[np.uint8]) -> NDArray[np.floa
 
 
 def test_a_torch_classifier_is_a_classifier(bundle: Bundle) -> None:
-    classifier: Classifier = TorchClassifier(bundle)
+    classifier: Classifier = load_classifier(bundle)
     assert classifier.classes == 10
 
 
@@ -45,7 +45,7 @@ def test_probabilities_are_the_networks(make_bundle: MakeBundle, channels: int, 
     bundle = make_bundle(channels=channels, mean=mean, std=std)
     images_nhwc = random_images(7, channels=channels)
 
-    probabilities_nk = TorchClassifier(bundle).probabilities(images_nhwc)
+    probabilities_nk = load_classifier(bundle).probabilities(images_nhwc)
 
     assert probabilities_nk.dtype == np.float32
     np.testing.assert_allclose(probabilities_nk, reference(bundle, images_nhwc), atol=1e-5)
@@ -61,20 +61,20 @@ def test_every_row_returns_to_its_owner_whatever_batch_it_came_in(lively: Bundle
     rows_per_batch = data.draw(st.integers(1, 17))
     images_nhwc = random_images(count, seed=data.draw(st.integers(0, 5)))
 
-    one_at_a_time = TorchClassifier(lively, rows_per_batch=1).probabilities(images_nhwc)
-    batched = TorchClassifier(lively, rows_per_batch=rows_per_batch).probabilities(images_nhwc[order])
+    one_at_a_time = load_classifier(lively, rows_per_batch=1).probabilities(images_nhwc)
+    batched = load_classifier(lively, rows_per_batch=rows_per_batch).probabilities(images_nhwc[order])
 
     np.testing.assert_allclose(batched, one_at_a_time[order], rtol=0, atol=1e-5)
 
 
 def test_rows_differ_enough_for_these_tests_to_mean_something(lively: Bundle) -> None:
-    probabilities_nk = TorchClassifier(lively).probabilities(random_images(40))
+    probabilities_nk = load_classifier(lively).probabilities(random_images(40))
     distances = np.abs(probabilities_nk[:, None] - probabilities_nk[None]).max(axis=2)
     assert distances[~np.eye(40, dtype=bool)].min() > 1e-4
 
 
 def test_callers_from_many_threads_each_get_their_own_rows(lively: Bundle) -> None:
-    classifier = TorchClassifier(lively, rows_per_batch=8)
+    classifier = load_classifier(lively, rows_per_batch=8)
     requests = [random_images(1 + 5 * index, seed=index) for index in range(8)]
     expected = [classifier.probabilities(images_nhwc) for images_nhwc in requests]
     together = threading.Barrier(8)
@@ -91,7 +91,7 @@ def test_callers_from_many_threads_each_get_their_own_rows(lively: Bundle) -> No
 
 
 def test_read_only_and_strided_images_are_taken_and_left_alone(bundle: Bundle) -> None:
-    classifier, images_nhwc = TorchClassifier(bundle), random_images(6)
+    classifier, images_nhwc = load_classifier(bundle), random_images(6)
     expected = classifier.probabilities(images_nhwc)
     untouched = images_nhwc.copy()
     images_nhwc.flags.writeable = False
@@ -103,7 +103,7 @@ def test_read_only_and_strided_images_are_taken_and_left_alone(bundle: Bundle) -
 
 
 def test_no_images_give_no_rows(bundle: Bundle) -> None:
-    assert TorchClassifier(bundle).probabilities(random_images(0)).shape == (0, 10)
+    assert load_classifier(bundle).probabilities(random_images(0)).shape == (0, 10)
 
 
 @pytest.mark.parametrize(
@@ -117,29 +117,29 @@ def test_no_images_give_no_rows(bundle: Bundle) -> None:
 )
 def test_other_arrays_are_refused(bundle: Bundle, images_nhwc: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"images are .*; allowed is uint8 \(N, 28, 28, 1\)"):
-        TorchClassifier(bundle).probabilities(images_nhwc)
+        load_classifier(bundle).probabilities(images_nhwc)
 
 
 def test_answers_that_are_not_finite_are_never_given(make_bundle: MakeBundle) -> None:
     """Finite weights can still overflow; such a row must fail before it is charged."""
-    classifier = TorchClassifier(make_bundle(weights_scale=1e20))
+    classifier = load_classifier(make_bundle(weights_scale=1e20))
     images_nhwc = np.concatenate([np.zeros((2, 28, 28, 1), np.uint8), random_images(1)])
     with pytest.raises(ClassifierFault, match="untrained: 1 rows are not finite, the first of them row 2"):
         classifier.probabilities(images_nhwc)
 
 
 def test_warming_answers_for_one_image_and_a_full_batch(bundle: Bundle) -> None:
-    classifier = TorchClassifier(bundle, rows_per_batch=4)
+    classifier = load_classifier(bundle, rows_per_batch=4)
     classifier.warm()
     assert classifier.probabilities(random_images(5)).shape == (5, 10)
 
 
 def test_row_batches_hold_at_least_one_row(bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="rows_per_batch is 0; allowed is 1 or more"):
-        TorchClassifier(bundle, rows_per_batch=0)
+        load_classifier(bundle, rows_per_batch=0)
 
 
 def test_an_absent_device_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="device is 'cuda'; allowed on this machine are: cpu"):
-        TorchClassifier(bundle, "cuda")
+        load_classifier(bundle, "cuda")
