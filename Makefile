@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 LOCK := requirements/all.txt
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint types bench soak lock clean
+.PHONY: setup demo test lint types bench soak compose-test lock lock-parts clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -41,8 +41,25 @@ bench: setup
 soak: setup
 	$(BIN)/pytest -m soak --timeout 3600
 
+# The real docker-compose.yml on a real engine, from nothing; exit status 75 (from the script) means that none can be had.
+compose-test:
+	@docker/compose-test
+
+# One lock for development, and parts of it for the images: what they take is what the tests ran with. torch comes in a
+# file of its own with all it needs, CUDA above all; the others leave out torch and CUDA, so that a CPU-only torch fits too.
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
+CUDA = $(shell sed -nE 's/^((nvidia|cuda|triton)[a-z0-9-]*)==.*/\1/p' $(LOCK))
+PART = $(COMPILE) --constraints $(LOCK) --no-annotate
+BESIDE_TORCH = $(foreach package,torch torchvision $(CUDA),--no-emit-package $(package))
 lock:
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file $(LOCK)
+	@$(COMPILE) pyproject.toml --extra dev --output-file $(LOCK)
+	@$(MAKE) --no-print-directory lock-parts
+
+lock-parts:
+	@printf 'torch\ntorchvision\n' | $(PART) --output-file requirements/torch.txt -
+	@$(PART) $(BESIDE_TORCH) pyproject.toml --extra server --extra digits --extra onnx --output-file requirements/server.txt
+	@$(PART) $(BESIDE_TORCH) pyproject.toml --extra client --extra digits --output-file requirements/client.txt
+	@echo hatchling | $(PART) --output-file requirements/build.txt -
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
