@@ -18,6 +18,8 @@ from distill_client.errors import RunStoreError
 class TrainingState:
     """Everything that the next step of a training depends on; ``averaged`` is empty where weights are not averaged.
 
+    Dropout draws from torch's own generator and from no other, so its state is saved with the rest.
+
     ``order`` is the current epoch's shuffle (int64), ``summed_loss`` what has gathered since the last metrics row.
     """
 
@@ -56,6 +58,9 @@ def save_checkpoint(path: Path, state: TrainingState, training: str) -> None:
         for name, tensor in state.optimiser.state[parameter].items():
             tensors[f"optimiser.{index}.{name}"] = tensor
     tensors |= {"generator": state.generator.get_state(), "order": state.order, "summed_loss": state.summed_loss}
+    tensors["torch"] = torch.get_rng_state()
+    if state.summed_loss.is_cuda:
+        tensors["cuda"] = torch.cuda.get_rng_state(state.summed_loss.device)
     record = json.dumps({"training": training, "step": state.step, "metrics": state.metrics})
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"record": record})
 
@@ -101,3 +106,6 @@ def _restore_tensors(state: TrainingState, saved: dict[str, torch.Tensor]) -> No
         state.summed_loss.copy_(saved["summed_loss"])
     state.order = saved["order"].to(state.order.device)
     state.generator.set_state(saved["generator"])
+    torch.set_rng_state(saved["torch"])
+    if state.summed_loss.is_cuda and "cuda" in saved:
+        torch.cuda.set_rng_state(saved["cuda"], state.summed_loss.device)

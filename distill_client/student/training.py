@@ -75,6 +75,20 @@ def train_student(
 
     Raises RunStoreError when the checkpoint is damaged or belongs to another training, ConfigError on divergence.
     """
+    # Dropout draws from torch's global generator, on every device: it is lent the seed and put back.
+    with torch.random.fork_rng():
+        torch.manual_seed(generator.initial_seed())
+        return _train(network, lessons, config, generator, checkpoint, progress)
+
+
+def _train(
+    network: nn.Module,
+    lessons: Lessons,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    checkpoint: Checkpoint | None,
+    progress: Callable[[int, int, float], None] | None,
+) -> list[dict[str, float]]:
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)

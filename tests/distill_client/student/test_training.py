@@ -181,3 +181,31 @@ def test_what_cannot_be_taught_is_refused() -> None:
 
 def test_default_bounds_are_the_published_ones() -> None:
     assert lessons(4).bounds == AugmentationConfig(rotate_degrees=10, shift_fraction=0.1, flip=False)
+
+
+def test_dropout_too_goes_on_where_it_was_and_leaves_torchs_generator_alone(tmp_path: Path) -> None:
+    """AlexNet drops out and normalises by batch: both have a state that the weights alone do not hold."""
+    small = lessons(64)
+    taught = Lessons(np.pad(small.images_nhwc, ((0, 0), (2, 2), (2, 2), (0, 0))), small.targets_nk)
+    config = TrainingConfig(batch_size=32, steps=8, learning_rate=1e-3)
+
+    def alexnet() -> nn.Module:
+        return create_student(
+            "alexnet-half", image_hwc=(32, 32, 1), classes=4, generator=torch_generator(1, "weights")
+        )
+
+    def kill(step: int, *_: object) -> None:
+        if step == 5:
+            raise Killed
+
+    before = torch.random.get_rng_state()
+    whole = alexnet()
+    train_student(whole, taught, config, torch_generator(1, "training"))
+    checkpoint = Checkpoint(tmp_path / "student.safetensors", every_s=0)
+    with pytest.raises(Killed):
+        train_student(alexnet(), taught, config, torch_generator(1, "training"), checkpoint, kill)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(3)  # whatever else drew from it in between does not matter
+    resumed = alexnet()
+    train_student(resumed, taught, config, torch_generator(1, "training"), checkpoint)
+    assert equal_weights(whole, resumed)
