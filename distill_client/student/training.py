@@ -21,9 +21,13 @@ from distill_client.student.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
+from shared.networks.penalty import parameter_groups
 
 # A run reports, and adds a row to its metrics, this many times. Reading the loss makes a GPU wait, so not every step.
 _REPORTS = 200
+
+# Of 200 epochs: from which on, and the factor of the learning rate.
+_STEPS = ((181, 0.5e-3), (161, 1e-3), (121, 1e-2), (81, 1e-1))
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,18 @@ def total_steps(config: TrainingConfig, images: int) -> int:
 
 
 def learning_rate_at(config: TrainingConfig, step: int, total: int) -> float:
-    """Rise linearly over the warm-up, then stay, or fall to zero along a half cosine; ``step`` counts from 0."""
+    """Rise linearly over the warm-up, then stay, or fall to zero along a half cosine; ``step`` counts from 0.
+
+    "steps" is Keras' CIFAR example, which FS-BBT's CIFAR-100 student trains by: its 200 epochs are slower after the
+    81st, 121st, 161st and 181st, and a training of another length at the same fractions of its own.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.decay == "constant":
         return config.learning_rate
     progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    if config.decay == "steps":
+        return config.learning_rate * next((by for after, by in _STEPS if progress >= after / 200), 1.0)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -91,7 +101,7 @@ def _train(
 ) -> list[dict[str, float]]:
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last).train()
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    optimiser = torch.optim.Adam(parameter_groups(network, config.l2), lr=config.learning_rate, fused=True)
     images = torch.tensor(lessons.images_nhwc).to(device).permute(0, 3, 1, 2)  # stays NHWC in memory: channels_last
     targets = torch.tensor(lessons.targets_nk).to(device)
     batch_size = min(config.batch_size, len(images))
@@ -117,7 +127,8 @@ def _train(
             lessons.augmentation, lessons.bounds, images[rows].float().div_(255), targets[rows], generator
         )
         learning_rate = learning_rate_at(config, state.step, total)
-        optimiser.param_groups[0]["lr"] = learning_rate
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate
 
         loss = F.cross_entropy(network(batch), answers)
         optimiser.zero_grad()

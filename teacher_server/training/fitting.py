@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from shared.datasets import Dataset
 from shared.networks import create_network
+from shared.networks.penalty import parameter_groups
 from teacher_server.teachers.forward import Preprocessing
 from teacher_server.training.augmentation import varied_batch
 from teacher_server.training.checkpoint import Checkpoint, TrainingState
@@ -43,7 +44,7 @@ def train_teacher(
     """
     seed = generator.initial_seed()
     network = _fresh_network(network_name, train, seed).to(generator.device)
-    optimiser = torch.optim.Adam(_parameter_groups(network, recipe), lr=recipe.learning_rate, fused=True)
+    optimiser = torch.optim.Adam(parameter_groups(network, recipe.l2), lr=recipe.learning_rate, fused=True)
     state = TrainingState(network.train(), optimiser, generator)
     # Dropout draws from torch's global generator: seed it, then leave it as it was.
     with _cpu_threads(recipe.threads), torch.random.fork_rng():
@@ -52,16 +53,6 @@ def train_teacher(
             checkpoint.restore(state)
         _fit(state, train, recipe, progress, checkpoint)
     return network.eval(), state.seconds
-
-
-def _parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Keras adds l2 times a convolution's squared weights to the loss, whose gradient is Adam's decay of 2 * l2."""
-    if recipe.l2 == 0:
-        return [{"params": list(network.parameters())}]
-    decayed = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d)]
-    among = {id(parameter) for parameter in decayed}
-    others = [parameter for parameter in network.parameters() if id(parameter) not in among]
-    return [{"params": decayed, "weight_decay": 2 * recipe.l2}, {"params": others}]
 
 
 def _fit(

@@ -1,5 +1,7 @@
 """The owner's offline way to write a teacher's answers on a test split; nothing on the network does this."""
 
+from collections.abc import Collection
+
 from shared.datasets import Split, load_dataset
 from shared.wire.images import batch_digest, image_digests
 from shared.wire.teacher_answers import TeacherAnswers
@@ -7,7 +9,9 @@ from teacher_server.teachers.bundle import Bundle
 from teacher_server.teachers.classifier import load_classifier
 
 
-def predict_split(bundle: Bundle, dataset_name: str, split: Split, device: str = "cpu") -> TeacherAnswers:
+def predict_split(
+    bundle: Bundle, dataset_name: str, split: Split, device: str = "cpu", *, trusted_networks: Collection[str] = ()
+) -> TeacherAnswers:
     """The teacher's answers on every image of a split, in order; write them with ``write_teacher_answers``.
 
     Images of another size are resized by the teacher's own rule.
@@ -31,5 +35,7 @@ def predict_split(bundle: Bundle, dataset_name: str, split: Split, device: str =
         dataset=dataset.name,
         split=split,
         images_digest=batch_digest(image_digests(dataset.images_nhwc)),
-        probabilities_nk=load_classifier(bundle, device).probabilities(dataset.images_nhwc),
+        probabilities_nk=load_classifier(bundle, device, trusted_networks=trusted_networks).probabilities(
+            dataset.images_nhwc
+        ),
     )

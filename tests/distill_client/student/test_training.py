@@ -209,3 +209,23 @@ def test_dropout_too_goes_on_where_it_was_and_leaves_torchs_generator_alone(tmp_
     resumed = alexnet()
     train_student(resumed, taught, config, torch_generator(1, "training"), checkpoint)
     assert equal_weights(whole, resumed)
+
+
+def test_steps_are_kerass_at_200_epochs_and_the_same_fractions_elsewhere() -> None:
+    config = TrainingConfig(batch_size=16, epochs=200, learning_rate=1e-3, decay="steps")
+    epochs = (0, 80, 81, 120, 121, 160, 161, 180, 181, 199)
+    rates = [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6, 5e-7, 5e-7]
+    assert [learning_rate_at(config, epoch * 10, 2000) for epoch in epochs] == pytest.approx(rates)
+    assert [learning_rate_at(config, epoch, 200) for epoch in epochs] == pytest.approx(rates)
+
+
+def test_the_penalty_shrinks_convolutions_alone() -> None:
+    def norms(l2: float) -> dict[str, float]:
+        network = student()
+        config = SCHEDULE.model_copy(update={"l2": l2, "averaging_decay": 0.0})
+        train_student(network, lessons(), config, torch_generator(1, "training"))
+        return {name: float(tensor.norm()) for name, tensor in network.state_dict().items()}
+
+    free, penalised = norms(0.0), norms(1.0)
+    assert penalised["conv2.weight"] < free["conv2.weight"] / 2
+    assert penalised["dense1.weight"] > free["dense1.weight"] / 2
