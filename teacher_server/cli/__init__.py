@@ -2,7 +2,7 @@
 
 import typer
 
-from teacher_server.cli import keys, ledger, serving, training
+from teacher_server.cli import bundles, keys, ledger, serving, training
 from teacher_server.errors import OperatorError, Refusal
 
 app = typer.Typer(
@@ -13,6 +13,7 @@ app = typer.Typer(
 app.command()(serving.serve)
 app.command()(training.train)
 app.command()(training.predict)
+app.add_typer(bundles.app, name="bundle")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 

@@ -1,9 +1,27 @@
 """Flags that several commands take."""
 
+import re
 from typing import Annotated
 
 import typer
 
+from teacher_server.errors import OperatorError
+
 Ledger = Annotated[str, typer.Option(envvar="TEACHER_LEDGER", help="where the ledger is: sqlite:///FILE")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
+TrustNetwork = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-network", help="a module:function that a bundle may run to make its network; repeat for more"
+    ),
+]
+
+
+def parse_image_shape(text: str, flag: str) -> tuple[int, int, int]:
+    """Read HEIGHTxWIDTHxCHANNELS; raises OperatorError that names the flag."""
+    if not (match := re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})x([13])", text)):
+        raise OperatorError(
+            f"{flag} is {text!r}; allowed is HEIGHTxWIDTHxCHANNELS with 1 or 3 channels, such as 224x224x3"
+        )
+    return int(match[1]), int(match[2]), int(match[3])

@@ -1,6 +1,5 @@
 """`teacher train` and `teacher predict`: the owner's offline work."""
 
-import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared.datasets import DATASET_NAMES, Skipped, Split
 from shared.wire.contracts import Resize
-from teacher_server.cli.options import AsJson, Device
+from teacher_server.cli.options import AsJson, Device, TrustNetwork, parse_image_shape
 from teacher_server.cli.reporting import operator_mistakes, print_report, progress_out
 from teacher_server.training.recipes import Precision
 
@@ -66,8 +65,7 @@ def train(
         "name": name or None,
     }
     given = [f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None]
-    with operator_mistakes():
-        parsed_size = _parse_size(size)
+    parsed_size = parse_image_shape(size, "size") if size else None
     order = TrainingOrder(
         dataset=dataset,
         network=network,
@@ -104,6 +102,7 @@ def predict(
     dataset: Annotated[str, typer.Option(help=DATASET_HELP)],
     out: Annotated[Path, typer.Option(help="the .npz file to write")],
     split: Annotated[Literal["train", "test"], typer.Option(help="train or test")] = "test",
+    trust_network: TrustNetwork = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -116,18 +115,12 @@ def predict(
     from teacher_server.training.prediction import predict_split
 
     with operator_mistakes():
-        answers = predict_split(load_bundle(bundle), dataset, split, device=device)
+        answers = predict_split(
+            load_bundle(bundle), dataset, split, device=device, trusted_networks=trust_network or ()
+        )
         write_teacher_answers(out, answers)
     images = len(answers.probabilities_nk)
     print_report({"answers": str(out), "images": images}, f"{out}: answers to {images} images", as_json=as_json)
-
-
-def _parse_size(text: str | None) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    if not (match := re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})x([13])", text)):
-        raise ValueError(f"size is {text!r}; allowed is HEIGHTxWIDTHxCHANNELS with 1 or 3 channels, such as 64x64x3")
-    return int(match[1]), int(match[2]), int(match[3])
 
 
 def _name_skipped(split: Split, skipped: tuple[Skipped, ...]) -> None:

@@ -52,23 +52,28 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def load_network(
-    bundle: Bundle, device: torch.device | str = "cpu", *, trusted_networks: Collection[str] = ()
+    bundle: Bundle,
+    device: torch.device | str = "cpu",
+    *,
+    trusted_networks: Collection[str] = (),
+    content: bytes | None = None,
 ) -> nn.Module:
     """Build the network of a safetensors bundle in eval mode on ``device`` (float32 images_nchw to outputs_nk).
 
     The weights are read, compared with their SHA-256 and parsed from the same bytes, so a file that is exchanged
     after ``load_bundle`` is noticed. A network that is the owner's own code (``module:function``) is only made when
-    ``trusted_networks`` names it: a bundle may have come from somebody else. Raises BundleError, ValueError for a
-    device this machine does not have.
+    ``trusted_networks`` names it: a bundle may have come from somebody else. ``content`` stands for the weights file
+    of a bundle that is not written yet. Raises BundleError, ValueError for a device this machine does not have.
     """
     target = choose_device(device)
     manifest = bundle.manifest
     if manifest.network is None:
         raise BundleError(f"{bundle.weights_path}: is {manifest.weights.format}; allowed here is safetensors")
     name = manifest.network.name
+    where = bundle.folder / MANIFEST_FILE if content is None else bundle.weights_path
     if network_source(name) == "own" and name not in trusted_networks:
         raise BundleError(
-            f"{bundle.folder / MANIFEST_FILE}: network.name is {name!r}, code that loading this bundle would run; "
+            f"{where}: network.name is {name!r}, code that loading this bundle would run; "
             f"allow it with --trust-network {name} (or TEACHER_TRUSTED_NETWORKS), if it is yours"
         )
     try:
@@ -80,9 +85,9 @@ def load_network(
             classes=len(manifest.classes),
         )
     except ValueError as error:
-        raise BundleError(f"{bundle.folder / MANIFEST_FILE}: network.name, input: {error}") from error
+        raise BundleError(f"{where}: network.name, input: {error}") from error
     try:
-        tensors = safetensors.torch.load(read_weights(bundle))
+        tensors = safetensors.torch.load(read_weights(bundle) if content is None else content)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:  # it has no one kind of error
         raise BundleError(f"{bundle.weights_path}: weights: not a whole safetensors file ({error})") from error
     _require_tensors(bundle, tensors, network.state_dict())
@@ -182,10 +187,11 @@ def _read_manifest(path: Path) -> BundleManifest:
     try:
         return BundleManifest.model_validate(content)
     except ValidationError as error:
-        raise BundleError(f"{path}: " + "; ".join(_faults(error))) from error
+        raise BundleError(f"{path}: " + "; ".join(manifest_faults(error))) from error
 
 
-def _faults(error: ValidationError) -> list[str]:
+def manifest_faults(error: ValidationError) -> list[str]:
+    """Each field at fault, what is wrong with it and what was given."""
     faults = []
     for fault in error.errors():
         field = ".".join(str(part) for part in fault["loc"]) or "the file"

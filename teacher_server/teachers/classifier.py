@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teacher_server.teachers.bundle import Bundle
-from teacher_server.teachers.forward import Forward, load_forward
+from teacher_server.teachers.forward import BatchRows, Forward, load_forward
 from teacher_server.teachers.manifest import BundleManifest
 
 ROWS_PER_BATCH = 256
@@ -56,28 +56,16 @@ class NetworkClassifier:
         return self._classes
 
     @property
-    def rows_per_batch(self) -> int:
-        """How many rows go through the network at once."""
-        return self._rows_per_batch
+    def rows(self) -> BatchRows:
+        """How many rows the network takes at once."""
+        return self._forward.rows
 
     def probabilities(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """probabilities_nk, float32 N x K, of uint8 N x height x width x channels images.
 
         Raises ValueError for images of another shape or dtype, ClassifierFault when a row is no distribution.
         """
-        if images_nhwc.dtype != np.uint8 or images_nhwc.shape[1:] != self._image_shape:
-            found, allowed = f"{images_nhwc.dtype} {images_nhwc.shape}", ", ".join(map(str, self._image_shape))
-            raise ValueError(f"images are {found}; allowed is uint8 (N, {allowed})")
-        probabilities_nk = np.empty((len(images_nhwc), self._classes), np.float32)
-        for start in range(0, len(images_nhwc), self._rows_per_batch):
-            rows = slice(start, start + self._rows_per_batch)
-            with self._lock:  # taken per slice, so that a small request need not wait for all of a large one
-                probabilities_nk[rows] = self._answers(images_nhwc[rows])
-        faulty = np.flatnonzero(~np.isfinite(probabilities_nk).all(axis=1))
-        if len(faulty):
-            raise ClassifierFault(
-                f"teacher {self._name}: {len(faulty)} rows are not finite, the first of them row {faulty[0]}"
-            )
+        probabilities_nk = self.outputs(images_nhwc)
         wrong = np.flatnonzero(~are_distributions(probabilities_nk))
         if len(wrong):
             raise ClassifierFault(
@@ -85,6 +73,26 @@ class NetworkClassifier:
                 f"the first of them row {wrong[0]}"
             )
         return probabilities_nk
+
+    def outputs(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What ``Forward`` gives for the images, float32 N x K; for looking at a network that is not known yet.
+
+        Raises ValueError for images of another shape or dtype, ClassifierFault when a row is not finite.
+        """
+        if images_nhwc.dtype != np.uint8 or images_nhwc.shape[1:] != self._image_shape:
+            found, allowed = f"{images_nhwc.dtype} {images_nhwc.shape}", ", ".join(map(str, self._image_shape))
+            raise ValueError(f"images are {found}; allowed is uint8 (N, {allowed})")
+        outputs_nk = np.empty((len(images_nhwc), self._classes), np.float32)
+        for start in range(0, len(images_nhwc), self._rows_per_batch):
+            rows = slice(start, start + self._rows_per_batch)
+            with self._lock:  # taken per slice, so that a small request need not wait for all of a large one
+                outputs_nk[rows] = self._answers(images_nhwc[rows])
+        faulty = np.flatnonzero(~np.isfinite(outputs_nk).all(axis=1))
+        if len(faulty):
+            raise ClassifierFault(
+                f"teacher {self._name}: {len(faulty)} rows are not finite, the first of them row {faulty[0]}"
+            )
+        return outputs_nk
 
     def warm(self) -> None:
         """Answer for one image and for a full batch, so that no caller pays for first-call set-up."""
@@ -113,10 +121,12 @@ def load_classifier(
     *,
     rows_per_batch: int = ROWS_PER_BATCH,
     trusted_networks: Collection[str] = (),
+    content: bytes | None = None,
 ) -> NetworkClassifier:
     """Load a bundle's network, of whichever format, as a classifier on ``device``.
 
-    Raises BundleError, and ValueError for a device this machine does not have.
+    ``content`` stands for the weights file of a bundle that is not written yet. Raises BundleError,
+    and ValueError for a device this machine does not have.
     """
-    forward = load_forward(bundle, device, trusted_networks=trusted_networks)
+    forward = load_forward(bundle, device, trusted_networks=trusted_networks, content=content)
     return NetworkClassifier(forward, bundle.manifest, rows_per_batch=rows_per_batch)

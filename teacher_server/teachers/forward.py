@@ -101,16 +101,22 @@ class TorchForward:
 
 
 def load_forward(
-    bundle: Bundle, device: torch.device | str = "cpu", *, trusted_networks: Collection[str] = ()
+    bundle: Bundle,
+    device: torch.device | str = "cpu",
+    *,
+    trusted_networks: Collection[str] = (),
+    content: bytes | None = None,
 ) -> Forward:
     """Load a bundle's network, of whichever format, to ``device``.
 
-    Raises BundleError, and ValueError for a device this machine does not have.
+    ``content`` stands for the weights file of a bundle that is not written yet. Raises BundleError,
+    and ValueError for a device this machine does not have.
     """
     target = choose_device(device)
     if bundle.manifest.weights.format == "safetensors":
-        return TorchForward(load_network(bundle, target, trusted_networks=trusted_networks), bundle.manifest, target)
-    content = read_weights(bundle)
+        network = load_network(bundle, target, trusted_networks=trusted_networks, content=content)
+        return TorchForward(network, bundle.manifest, target)
+    content = read_weights(bundle) if content is None else content
     try:
         if bundle.manifest.weights.format == "onnx":
             from teacher_server.teachers.onnx_forward import OnnxForward
@@ -187,6 +193,13 @@ def choose_output(shapes: list[tuple[int, ...]], rows: int, classes: int) -> int
             "images x classes"
         )
     return fitting[0]
+
+
+def softmax(logits_nk: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of logits, row by row."""
+    powers_nk = np.exp(logits_nk - logits_nk.max(axis=1, keepdims=True))
+    result: NDArray[np.float32] = powers_nk / powers_nk.sum(axis=1, keepdims=True)
+    return result
 
 
 def _leaves(outputs: object) -> Iterator[object]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from shared.networks import NETWORKS, network_source
-from shared.wire.contracts import Resize
+from shared.wire.contracts import InputSpec, Resize
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -60,6 +60,11 @@ class InputTable(_Table):
     mean: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(strict=False)]
     std: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(strict=False)]
     resize: Resize = Field("exact", description="of image files; arrays have to be of the input's size already")
+
+    @property
+    def spec(self) -> InputSpec:
+        """What may be told of it on the wire."""
+        return InputSpec(height=self.height, width=self.width, channels=self.channels, resize=self.resize)
 
     @model_validator(mode="after")
     def _one_per_channel(self) -> Self:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from teacher_server.teachers.forward import BatchRows, choose_output
+from teacher_server.teachers.forward import BatchRows, choose_output, softmax
 from teacher_server.teachers.manifest import BundleManifest, InputTable
 from teacher_server.teachers.model_file import ModelFileError
 from teacher_server.teachers.onnx_model import import_onnx, require_self_contained
@@ -50,7 +50,7 @@ class OnnxForward:
         outputs = self._session.run(self._outputs, {self._input: images})
         chosen = choose_output([output.shape for output in outputs], len(images_nhwc), self._classes)
         outputs_nk: NDArray[np.float32] = outputs[chosen]
-        return _softmax(outputs_nk) if self._softmax else outputs_nk
+        return softmax(outputs_nk) if self._softmax else outputs_nk
 
 
 def _session(content: bytes, name: str, device: torch.device) -> Any:
@@ -87,9 +87,3 @@ def _layout(shape: list[object], spec: InputTable) -> str:
         f"the model takes images of the shape {shape[1:]}, but the input is "
         f"{spec.height}x{spec.width}x{spec.channels} (H x W x C)"
     )
-
-
-def _softmax(logits_nk: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers_nk = np.exp(logits_nk - logits_nk.max(axis=1, keepdims=True))
-    result: NDArray[np.float32] = powers_nk / powers_nk.sum(axis=1, keepdims=True)
-    return result

@@ -31,12 +31,7 @@ def load_teacher(folder: Path, *, device: str) -> Teacher:
         name=manifest.name,
         version=manifest.version,
         class_names=tuple(manifest.classes),
-        input=InputSpec(
-            height=manifest.input.height,
-            width=manifest.input.width,
-            channels=manifest.input.channels,
-            resize=manifest.input.resize,
-        ),
+        input=manifest.input.spec,
         classifier=classifier,
         test_accuracy=manifest.measured.test_accuracy if manifest.measured else None,
         test_dataset=manifest.measured.test_dataset if manifest.measured else None,
