@@ -1,7 +1,7 @@
 """The `data` service: the demo's data set into a volume, and what the demo is about into demo.json beside it.
 
-Fashion-MNIST from the mounted folder, else from torchvision's download, else scikit-learn's digits, which need neither.
-A volume that has been prepared stays as it is: `docker compose down --volumes` begins anew.
+Fashion-MNIST from the mounted folder, else from torchvision's download, else scikit-learn's digits, which need
+neither. A volume that has been prepared stays as it is: `docker compose down --volumes` begins anew.
 """
 
 import json
@@ -29,7 +29,10 @@ def main() -> None:
     # From here on without the mounted folder, as every other container will see it.
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     command = ["distill", "plan", str(config), "--json"]
-    plan = json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    plan = json.loads(done.stdout)
     unfinished = DEMO.with_suffix(".tmp")
     unfinished.write_text(json.dumps({"dataset": dataset, "config": str(config), "planned": plan["total"]}))
     unfinished.rename(DEMO)

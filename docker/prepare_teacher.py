@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 DEMO = json.loads(Path("data", "demo.json").read_text())
 BUNDLE = Path("/bundle/current")
 ANSWERS = Path("/answers/teacher-answers.npz")

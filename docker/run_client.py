@@ -12,7 +12,6 @@ import subprocess
 import time
 from pathlib import Path
 
-
 TEACHER = "http://teacher:8000"
 RUNS = Path("/runs")
 RUN = RUNS / "compose"
@@ -47,8 +46,9 @@ def require_writable() -> None:
         return
     owner = RUNS.stat()
     raise SystemExit(
-        f"client: ./runs belongs to user {owner.st_uid}, group {owner.st_gid}, and this is user {os.getuid()}, group "
-        f"{os.getgid()}: set DISTILL_UID={owner.st_uid} and DISTILL_GID={owner.st_gid}, or DISTILL_RUNS to another folder"
+        f"client: the folder for runs belongs to user {owner.st_uid}, group {owner.st_gid}, and this is user "
+        f"{os.getuid()}, group {os.getgid()}: set DISTILL_UID={owner.st_uid} and DISTILL_GID={owner.st_gid}, or set "
+        f"DISTILL_RUNS to another folder"
     )
 
 
