@@ -61,19 +61,22 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     """Say what a run would buy, phase by phase, and refuse what its budget cannot finish. Buys nothing.
 
     With --teacher, the images' shape and classes and the key's remaining budget are checked as well; the key is read
-    from DISTILL_API_KEY.
+    from DISTILL_API_KEY. A pool of pictures needs it, or pool.size, to know what size they will have.
     """
     from distill_client.material import Material, check_budget, check_card
     from distill_client.report.table import plan_table
 
     experiment = load_config(config)
-    material = Material(experiment)
-    cost = material.cost
+    card = None
     if teacher is not None:
         with _connected(teacher, experiment) as server:
             card = server.card()
+    material = Material(experiment, card)
+    cost = material.cost
+    if card is not None:
         check_card(experiment, card, material.pool)
         check_budget(cost, card)
+    _say_what_was_read(material)
     per_request = experiment.teacher.images_per_request
     requests = sum(math.ceil(images / per_request) for images in asdict(cost).values())
     if as_json:
@@ -104,11 +107,14 @@ def run(
     _require_device(device)
     require_free(out)
     with _connected(teacher, experiment) as server:
-        material = Material(experiment)
         card = server.card()
+        material = Material(experiment, card)
         check_card(experiment, card, material.pool)
         check_budget(material.cost, card)
-        folder = create_run(out, experiment, card, teacher_url=teacher, key_identity=key_identity(server))
+        _say_what_was_read(material)
+        folder = create_run(
+            out, experiment, card, teacher_url=teacher, key_identity=key_identity(server), keep=material.keep
+        )
     _finish(folder, material, teacher, device, as_json=as_json)
 
 
@@ -123,7 +129,7 @@ def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu"
 
     _require_device(device)
     folder = open_run(directory)
-    _finish(folder, Material(folder.config), teacher or folder.record.teacher_url, device, as_json=as_json)
+    _finish(folder, Material.of_run(folder), teacher or folder.record.teacher_url, device, as_json=as_json)
 
 
 @app.command()
@@ -191,6 +197,14 @@ def predict(
         return
     for prediction in predictions:
         typer.echo(f"{prediction['file']}: {prediction['class']} ({prediction['probability']:.1%})")
+
+
+def _say_what_was_read(material: Any) -> None:
+    """Which pictures a pool of files came to, and every file that is not among them, on stderr."""
+    from distill_client.report.reading import describe_reading
+
+    for line in describe_reading(material.pool, material.test):
+        _err.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _finish(folder: Any, material: Any, teacher_url: str, device: str, *, as_json: bool) -> None:

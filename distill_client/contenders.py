@@ -10,26 +10,21 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 
-from distill_client.config import RunConfig
+from distill_client.config import Augmentation, RunConfig
 from distill_client.durable import write_durably
 from distill_client.errors import RunStoreError
 from distill_client.pool import Pool
 from distill_client.randomness import torch_generator
 from distill_client.student.checkpoint import Checkpoint
+from distill_client.student.lessons import Lessons
 from distill_client.student.networks import create_student
 from distill_client.student.targets import targets_from_values
-from distill_client.student.training import Lessons, train_student
+from distill_client.student.training import train_student
 from distill_client.teachers.store import LabelledImages
 
 STUDENT = "student"
 STANDARD_KD = "standard_kd"
 STUDENT_ALONE = "student_alone"
-
-
-def concatenate(stages: list[LabelledImages]) -> LabelledImages:
-    """Everything that was bought, in the order of the stages."""
-    images_nhwc = np.concatenate([stage.images_nhwc for stage in stages])
-    return LabelledImages(images_nhwc, np.concatenate([stage.values for stage in stages]))
 
 
 def prepare_lessons(
@@ -41,11 +36,14 @@ def prepare_lessons(
     taught = ~held_out_n
     in_pool = taught & (np.arange(len(taught)) < pool_images)
     bounds = config.augmentation
-    lessons = {STUDENT: Lessons(bought.images_nhwc[taught], targets_nk[taught], config.student.augmentation, bounds)}
+
+    def answered(which: NDArray[np.bool_], augmentation: Augmentation) -> Lessons:
+        return Lessons(bought.images_nhwc, targets_nk[which], augmentation, bounds, np.flatnonzero(which))
+
+    lessons = {STUDENT: answered(taught, config.student.augmentation)}
     if config.baselines.standard_kd:
-        augmentation = config.baselines.standard_kd_augmentation
-        lessons[STANDARD_KD] = Lessons(bought.images_nhwc[in_pool], targets_nk[in_pool], augmentation, bounds)
-    if config.baselines.student_alone:
+        lessons[STANDARD_KD] = answered(in_pool, config.baselines.standard_kd_augmentation)
+    if config.baselines.student_alone and pool.truth_n is not None:
         # The only use of true labels, and for comparison only: what these few images give without any teacher.
         truth_nk = targets_from_values(pool.truth_n, classes)
         augmentation = config.baselines.student_alone_augmentation

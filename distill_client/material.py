@@ -1,36 +1,92 @@
 """What a run works with before its first query: real images, the plan, and whether they fit the teacher."""
 
-from typing import Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from distill_client.config import RunConfig
-from distill_client.errors import BudgetExhausted, ConfigError
+from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
 from distill_client.plan import Plan, PlanCost, check_affordable, draw_held_out, draw_plan
-from distill_client.pool import Pool, draw_pool
+from distill_client.pool import (
+    Candidates,
+    Pool,
+    draw_pool,
+    images_digest,
+    keep_pool,
+    pool_input,
+    read_candidates,
+    read_kept_pool,
+)
 from distill_client.randomness import numpy_generator, torch_generator
+from distill_client.run_folder import RunFolder
 from shared.datasets import Dataset, DatasetUnavailable, load_dataset
-from shared.wire.contracts import TeacherCard
+from shared.wire.contracts import Resize, TeacherCard
 from shared.wire.images import image_digests
+
+# Stands for a teacher's classes where a plan is drawn without one: what a plan costs does not depend on them.
+_UNKNOWN_CLASSES = 2
 
 
 class Material:
-    """Drawn from data on the disk and the seed alone, so that the cost is known and the same on every resumption."""
+    """Drawn from data on the disk and the seed alone, so that the cost is known and the same on every resumption.
 
-    def __init__(self, config: RunConfig) -> None:
-        self.test = load_split(config.evaluation.dataset, "test", "evaluation.dataset")
-        self.forbidden = frozenset(image_digests(self.test.images_nhwc))
-        source = load_split(config.pool.dataset, "train", "pool.dataset")
-        if source.class_names != self.test.class_names:
-            raise ConfigError(f"evaluation.dataset is {self.test.name}: its classes are not those of {source.name}")
-        self.pool: Pool = draw_pool(config.pool, source, self.forbidden, numpy_generator(config.seed, "pool"))
+    ``test`` is None where no test set is configured.
+    """
+
+    def __init__(self, config: RunConfig, card: TeacherCard | None = None, kept: Pool | None = None) -> None:
+        """Read and draw the pool for ``card``'s teacher, or take the one that a run has ``kept``.
+
+        Without a card nothing is known of the teacher but what the configuration says. Raises ConfigError.
+        """
+        rule: Resize = "crop"
+        if kept is None:
+            spec = pool_input(config.pool, card)
+            candidates = _relabel(read_candidates(config.pool, spec), card)
+            image_hwc, class_names = candidates.images_nhwc.shape[1:], candidates.class_names
+            rule = spec.resize if spec is not None else rule
+            if class_names is None and card is not None:
+                class_names = tuple(card.classes)
+        else:
+            image_hwc, class_names = kept.images_nhwc.shape[1:], kept.class_names
+            rule = config.pool.resize or (card.input.resize if card is not None else rule)
+        self.test = _load_test(config, image_hwc, rule, class_names)
+        self.forbidden = frozenset(image_digests(self.test.images_nhwc)) if self.test else frozenset[bytes]()
+        if kept is None:
+            names = class_names or (self.test.class_names if self.test else ())
+            generator = numpy_generator(config.seed, "pool")
+            kept = draw_pool(config.pool, candidates, names, self.forbidden, generator)
+        self.pool: Pool = kept
         self.plan: Plan = draw_plan(
             config.synthesis,
             pool_images=len(self.pool.images_nhwc),
-            classes=len(self.pool.class_names),
+            classes=len(self.pool.class_names) or _UNKNOWN_CLASSES,
             seed=config.seed,
         )
         check_affordable(self.plan.cost, config.budget_images)
         self._check_held_out(config)
         self._check_networks(config)
+
+    @classmethod
+    def of_run(cls, folder: RunFolder) -> Self:
+        """The material of a run that was begun. Raises RunStoreError when its test set is another than then."""
+        found = read_kept_pool(folder.path)
+        if found is None:
+            return cls(folder.config, folder.record.teacher)
+        pool, test_digest = found
+        material = cls(folder.config, folder.record.teacher, pool)
+        if test_digest != (material.test and images_digest(material.test.images_nhwc)):
+            raise RunStoreError(
+                f"{folder.path}: evaluation.dataset {folder.config.evaluation.dataset} has changed since the run "
+                "began; bring back its files as they were"
+            )
+        return material
+
+    def keep(self, path: Path) -> None:
+        """Write what a resumption starts from into a new run's folder. Raises OSError."""
+        keep_pool(path, self.pool, self.test)
 
     @property
     def cost(self) -> PlanCost:
@@ -48,10 +104,10 @@ class Material:
     def _check_networks(self, config: RunConfig) -> None:
         """Refuse networks that are unknown or made for other images, before an answer is bought for them."""
         from distill_client.student.networks import create_student
-        from distill_client.synthesis.cvae import create_cvae
+        from distill_client.synthesis.cvae_networks import create_cvae
 
         height, width, channels = self.pool.images_nhwc.shape[1:]
-        image_hwc, classes = (height, width, channels), len(self.pool.class_names)
+        image_hwc, classes = (height, width, channels), len(self.pool.class_names) or _UNKNOWN_CLASSES
         generator = torch_generator(config.seed, "check")
         create_student(config.student.network, image_hwc=image_hwc, classes=classes, generator=generator)
         if self.cost.cvae:
@@ -63,12 +119,12 @@ def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:
     wanted = (card.input.height, card.input.width, card.input.channels)
     if pool.images_nhwc.shape[1:] != wanted:
         raise ConfigError(
-            f"pool.dataset is {config.pool.dataset} with images of {pool.images_nhwc.shape[1:]}; "
+            f"{config.pool.source} with images of {pool.images_nhwc.shape[1:]}; "
             f"teacher {card.name} takes {wanted} (height, width, channels)"
         )
-    if tuple(card.classes) != pool.class_names:
+    if pool.class_names and tuple(card.classes) != pool.class_names:
         raise ConfigError(
-            f"pool.dataset is {config.pool.dataset} with classes {list(pool.class_names)}; "
+            f"{config.pool.source} with classes {list(pool.class_names)}; "
             f"teacher {card.name} answers in {card.classes}"
         )
 
@@ -84,9 +140,50 @@ def check_budget(cost: PlanCost, card: TeacherCard) -> None:
         )
 
 
-def load_split(name: str, split: Literal["train", "test"], key: str) -> Dataset:
-    """Load one split of a data set that the configuration names under ``key``. Raises ConfigError."""
+def load_test(config: RunConfig, card: TeacherCard) -> Dataset | None:
+    """The configured test set at the teacher's input, its truth in the teacher's classes; None for none.
+
+    Raises ConfigError when it is not to be had, or has classes that the teacher does not answer in.
+    """
+    spec = pool_input(config.pool, card) or card.input
+    return _load_test(config, (spec.height, spec.width, spec.channels), spec.resize, tuple(card.classes))
+
+
+def _load_test(
+    config: RunConfig, image_hwc: tuple[int, ...], resize: Resize, class_names: tuple[str, ...] | None
+) -> Dataset | None:
+    name = config.evaluation.dataset
+    if name is None:
+        return None
+    height, width, channels = image_hwc
     try:
-        return load_dataset(name, split)
+        test = load_dataset(name, "test", size=(height, width, channels), resize=resize)
     except (ValueError, DatasetUnavailable) as error:
-        raise ConfigError(f"{key}: {error}") from error
+        raise ConfigError(f"evaluation.dataset: {error}") from error
+    if class_names is None or test.class_names == class_names:
+        return test
+    truth_n = _truth_in(class_names, test.class_names, test.truth_n)
+    if truth_n is None:
+        unknown = [name for name in test.class_names if name not in class_names]
+        raise ConfigError(
+            f"evaluation.dataset is {test.name}: its classes are not those of {config.pool.source} or of the teacher "
+            f"({', '.join(map(repr, unknown[:5]))} is not one of theirs)"
+        )
+    return replace(test, truth_n=truth_n, class_names=class_names)
+
+
+def _relabel(candidates: Candidates, card: TeacherCard | None) -> Candidates:
+    """Truth in the teacher's classes, where it has them all; else as it is, for ``check_card`` to refuse."""
+    if card is None or candidates.truth_n is None or candidates.class_names is None:
+        return candidates
+    truth_n = _truth_in(tuple(card.classes), candidates.class_names, candidates.truth_n)
+    return candidates if truth_n is None else replace(candidates, truth_n=truth_n, class_names=tuple(card.classes))
+
+
+def _truth_in(
+    wanted: tuple[str, ...], given: tuple[str, ...], truth_n: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Truth that indexes ``given`` as indices into ``wanted``, by name; None when a name is not there."""
+    if not set(given) <= set(wanted):
+        return None
+    return np.array([wanted.index(name) for name in given], dtype=np.int64)[truth_n]

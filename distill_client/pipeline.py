@@ -3,25 +3,22 @@
 Every step first looks whether it is done already, so running and resuming are one function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from distill_client.audit import audit_folder, require_same_key
 from distill_client.contenders import (
-    concatenate,
     prepare_lessons,
     restore_network,
     save_network,
     train_contender,
 )
 from distill_client.errors import BudgetExhausted, RunStoreError
-from distill_client.material import Material, check_card, load_split
+from distill_client.material import Material, check_card, load_test
 from distill_client.plan import Plan, PlanCost, draw_held_out
 from distill_client.pool import Pool
 from distill_client.randomness import torch_generator
@@ -34,11 +31,13 @@ from distill_client.results import (
 )
 from distill_client.run_folder import RunFolder
 from distill_client.student.targets import top_classes
-from distill_client.synthesis.cvae import create_cvae, generate, train_cvae
+from distill_client.synthesis.cvae import generate, train_cvae
+from distill_client.synthesis.cvae_networks import create_cvae
 from distill_client.synthesis.mixup import mix_pairs
 from distill_client.teachers.buying import buy_stage, refuse_test_images
 from distill_client.teachers.protocol import Answer, Teacher
 from distill_client.teachers.store import LabelledImages
+from shared.wire.images import Images
 
 
 class Reporter(Protocol):
@@ -63,17 +62,17 @@ def run(
     pool, plan = material.pool, material.plan
     check_teacher(folder, teacher, material)
 
-    def buy(stage: str, render: Callable[[], NDArray[np.uint8]]) -> LabelledImages:
-        return _buy(folder, teacher, reporter, material.forbidden, stage, render)
+    def buy(stage: str, render: Callable[[], Iterable[Images]]) -> None:
+        _buy(folder, teacher, reporter, material.forbidden, stage, render)
 
-    bought = [buy("pool", lambda: pool.images_nhwc)]
+    buy("pool", lambda: [pool.images_nhwc])
     if material.cost.mixup:
         blends = (plan.first_n, plan.second_n, plan.lambda_n)
-        bought.append(buy("mixup", lambda: mix_pairs(pool.images_nhwc, *blends)))
+        buy("mixup", lambda: mix_pairs(pool.images_nhwc, *blends))
     if material.cost.cvae:
-        bought.append(buy("cvae", lambda: _generate(folder, plan, bought[0], reporter, device)))
+        buy("cvae", lambda: _generate(folder, plan, reporter, device))
 
-    everything = concatenate(bought)
+    everything = folder.labels.labelled(*folder.labels.stages())
     _train_all(folder, pool, everything, reporter, device)
     with folder.timed("evaluate"):
         accuracies = measure_accuracies(folder, material.test, device)
@@ -91,10 +90,10 @@ def evaluate(folder: RunFolder, teacher_answers: Path | None, device: torch.devi
     summary = folder.read_summary()
     if not folder.labels.stages():
         raise RunStoreError(f"{folder.path}: no answers are recorded; there is nothing to measure agreement on")
-    test = load_split(folder.config.evaluation.dataset, "test", "evaluation.dataset")
-    bought = concatenate([folder.labels.labelled(stage) for stage in folder.labels.stages()])
+    test = load_test(folder.config, folder.record.teacher)
+    bought = folder.labels.labelled(*folder.labels.stages())
     accuracies = measure_accuracies(folder, test, device)
-    summary["student_accuracy"] = accuracies.pop("student")
+    summary["student_accuracy"] = accuracies.pop("student", None)
     summary["baselines"].update(accuracies)
     summary.update(measure_agreement(folder, bought, test, teacher_answers, device))
     folder.write_summary(summary)
@@ -149,15 +148,13 @@ def _buy(
     reporter: Reporter,
     forbidden: frozenset[bytes],
     stage: str,
-    render: Callable[[], NDArray[np.uint8]],
-) -> LabelledImages:
-    """Record a stage unless it is recorded, buy what has no answer yet, and give it back whole."""
+    render: Callable[[], Iterable[Images]],
+) -> None:
+    """Record a stage unless it is recorded, and buy what has no answer yet; ``render`` gives its images in blocks."""
     config, labels = folder.config.teacher, folder.labels
     if not labels.has_stage(stage):
-        images_nhwc = render()
-        refuse_test_images(images_nhwc, forbidden, stage)
         size = min(config.images_per_request, folder.record.teacher.images_per_request_max)
-        labels.record_stage(stage, images_nhwc, images_per_request=size)
+        labels.record_stage(stage, refuse_test_images(render(), forbidden, stage), images_per_request=size)
     with folder.timed(f"buy_{stage}"):
         images, bought = labels.stage_images(stage)
         heard = reporter.buying(stage, images, bought)
@@ -169,14 +166,11 @@ def _buy(
             requests_in_flight=config.requests_in_flight,
             progress=heard,
         )
-    return labels.labelled(stage)
 
 
-def _generate(
-    folder: RunFolder, plan: Plan, pool: LabelledImages, reporter: Reporter, device: torch.device
-) -> NDArray[np.uint8]:
+def _generate(folder: RunFolder, plan: Plan, reporter: Reporter, device: torch.device) -> Iterable[Images]:
     """CVAE images under the plan's z and conditions; the CVAE learns from the pool and the teacher's top classes."""
-    config, seed = folder.config.synthesis.cvae, folder.config.seed
+    config, seed, pool = folder.config.synthesis.cvae, folder.config.seed, folder.labels.labelled("pool")
     cvae = create_cvae(
         config,
         image_hwc=pool.images_nhwc.shape[1:],

@@ -24,9 +24,7 @@ def predict_files(folder: RunFolder, files: list[Path], device: torch.device) ->
     decoded = []
     for file in files:
         try:
-            decoded.append(
-                decode_image_file(file.read_bytes(), spec, pixels_max=_PIXELS_MAX)
-            )
+            decoded.append(decode_image_file(file.read_bytes(), spec, pixels_max=_PIXELS_MAX))
         except (OSError, InvalidImages) as error:
             raise ConfigError(f"{file}: {error}") from error
     probabilities_nk = predict_probabilities(load_contender(folder, STUDENT, device), np.stack(decoded))

@@ -46,8 +46,10 @@ def load_contender(folder: RunFolder, contender: str, device: torch.device) -> n
     return restore_network(network, path).to(device)
 
 
-def measure_accuracies(folder: RunFolder, test: Dataset, device: torch.device) -> dict[str, float]:
-    """Test accuracy, as a fraction of true labels, of every contender that the run trains."""
+def measure_accuracies(folder: RunFolder, test: Dataset | None, device: torch.device) -> dict[str, float]:
+    """Test accuracy, as a fraction of true labels, of every contender of the run; empty without a test set."""
+    if test is None:
+        return {}
     wanted = {STUDENT: True, **_baselines(folder)}
     return {
         contender: round(_accuracy(load_contender(folder, contender, device), test), 4)
@@ -66,23 +68,36 @@ def _accuracy(network: nn.Module, test: Dataset) -> float:
 
 
 def measure_agreement(
-    folder: RunFolder, bought: LabelledImages, test: Dataset, teacher_answers: Path | None, device: torch.device
+    folder: RunFolder,
+    bought: LabelledImages,
+    test: Dataset | None,
+    teacher_answers: Path | None,
+    device: torch.device,
 ) -> dict[str, Any]:
     """How often student and teacher name the same class, on which images, and how many they are.
 
     On the owner's file where there is one, else on bought answers held out of training; null when neither is there.
+    Beside it, the same of standard-kd: without a test set it is all there is to compare the student with.
     Raises ConfigError when the file is not about this teacher and this test set.
     """
-    network = load_contender(folder, STUDENT, device)
     if teacher_answers is not None:
+        if test is None:
+            raise ConfigError(f"{teacher_answers}: the run has no evaluation.dataset that these could be answers to")
         images_nhwc, teacher_n = test.images_nhwc, _read_owner_file(folder, test, teacher_answers)
     else:
         held_out = draw_held_out(folder.config, len(bought.images_nhwc))
         images_nhwc, teacher_n = bought.images_nhwc[held_out], top_classes(bought.values[held_out])
     if len(images_nhwc) == 0:
-        return {"agreement": None, "agreement_on": "not measured", "agreement_images": 0}
+        nothing = {"agreement": None, "standard_kd_agreement": None}
+        return {**nothing, "agreement_on": "not measured", "agreement_images": 0}
+
+    def agreed(contender: str) -> float:
+        network = load_contender(folder, contender, device)
+        return round(agreement(predict_probabilities(network, images_nhwc), teacher_n), 4)
+
     return {
-        "agreement": round(agreement(predict_probabilities(network, images_nhwc), teacher_n), 4),
+        "agreement": agreed(STUDENT),
+        "standard_kd_agreement": agreed(STANDARD_KD) if folder.config.baselines.standard_kd else None,
         "agreement_on": OWNER_FILE if teacher_answers is not None else HELD_OUT,
         "agreement_images": len(images_nhwc),
     }
@@ -97,9 +112,9 @@ def keep_owner_agreement(folder: RunFolder, accuracies: dict[str, float], agreed
         earlier = folder.read_summary()
     except RunStoreError:
         return agreed
-    if earlier["agreement_on"] != OWNER_FILE or earlier["student_accuracy"] != accuracies[STUDENT]:
+    if earlier["agreement_on"] != OWNER_FILE or earlier["student_accuracy"] != accuracies.get(STUDENT):
         return agreed
-    return {name: earlier[name] for name in agreed}
+    return {name: earlier.get(name) for name in agreed}
 
 
 def _read_owner_file(folder: RunFolder, test: Dataset, path: Path) -> NDArray[np.int64]:
@@ -125,9 +140,9 @@ def summarise(
     audit: Audit,
     *,
     planned: dict[str, int],
-    test: Dataset,
+    test: Dataset | None,
 ) -> dict[str, Any]:
-    """Put together what summary.json holds; accuracies and agreement are fractions."""
+    """Put together what summary.json holds; accuracies and agreement are fractions, null where not measured."""
     record = folder.record
     return {
         "name": record.name,
@@ -136,10 +151,10 @@ def summarise(
         "seed": record.seed,
         "teacher": {"name": record.teacher.name, "version": record.teacher.version},
         "student_network": folder.config.student.network,
-        "test_dataset": test.name,
-        "test_images": len(test.images_nhwc),
+        "test_dataset": None if test is None else test.name,
+        "test_images": 0 if test is None else len(test.images_nhwc),
         "teacher_accuracy": record.teacher.test_accuracy,
-        "student_accuracy": accuracies[STUDENT],
+        "student_accuracy": accuracies.get(STUDENT),
         **agreed,
         "baselines": {name: accuracies.get(name) for name in (STUDENT_ALONE, STANDARD_KD)},
         "images": {
@@ -183,7 +198,6 @@ def sample_images(folder: RunFolder, *, per_stage: int = 8) -> dict[str, tuple[N
     classes = folder.record.teacher.classes
     samples = {}
     for stage in folder.labels.stages():
-        bought = folder.labels.labelled(stage)
-        labels = [classes[label] for label in top_classes(bought.values[:per_stage])]
-        samples[stage] = (bought.images_nhwc[:per_stage], labels)
+        bought = folder.labels.labelled(stage, first=per_stage)
+        samples[stage] = (bought.images_nhwc, [classes[label] for label in top_classes(bought.values)])
     return samples

@@ -2,6 +2,7 @@
 
 config.toml          the experiment, as resolved
 run.json             run id, digest of the configuration, seed, versions, the teacher's card and address
+pool.npy, pool.json  the real images the run works with, their files' names, and what was skipped and why
 answers.sqlite       recorded batches and paid answers
 cvae.safetensors     the trained CVAE
 checkpoints/         trainings that are under way
@@ -19,7 +20,7 @@ import secrets
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -162,10 +163,17 @@ def require_free(path: Path) -> None:
 
 
 def create_run(
-    path: Path, config: RunConfig, teacher: TeacherCard, *, teacher_url: str, key_identity: str
+    path: Path,
+    config: RunConfig,
+    teacher: TeacherCard,
+    *,
+    teacher_url: str,
+    key_identity: str,
+    keep: Callable[[Path], None] | None = None,
 ) -> RunFolder:
     """Make a new run folder, all or nothing; the run is bound to the key whose identity is given.
 
+    ``keep`` writes into the folder, before anybody sees it, what the run starts from.
     Raises RunStoreError when there is something at ``path`` already.
     """
     path = path.resolve()
@@ -189,6 +197,8 @@ def create_run(
         write_text(unfinished / "config.toml", tomli_w.dumps(content))
         write_text(unfinished / "run.json", record.model_dump_json(indent=2) + "\n")
         PaidLabels(unfinished / LABELS_FILE, run_id=record.run_id).close()
+        if keep is not None:
+            keep(unfinished)
         if path.exists():
             path.rmdir()  # empty, as was just seen
         unfinished.rename(path)

@@ -47,12 +47,18 @@ def draw_report(
 
 def _draw_accuracies(axes: Axes, summary: dict[str, Any]) -> None:
     found = {_SHORT[key]: 100 * value for key, value in accuracies(summary).items() if value is not None}
+    if not found:
+        axes.set_axis_off()
+        axes.set_title("no test set, so no accuracies", fontsize=9)
+        return
     names, values = list(found), list(found.values())
     drawn = axes.barh(names[::-1], values[::-1], color=[_COLOURS[name] for name in names[::-1]])
     axes.bar_label(drawn, fmt="%.2f %%", padding=3)
     axes.set_xlim(max(0.0, min(values) - 6), min(100.0, max(values) + 2.5))
     agreed = summary["agreement"]
-    title = f"accuracy on {summary['test_images']:,} test images"
+    title = (
+        f"accuracy on {summary['test_images']:,} test images" if summary["test_images"] else "accuracy (no test set)"
+    )
     axes.set_xlabel("% (the axis does not start at zero)")
     axes.set_title(title + (f"; agreement with teacher {agreed:.2%}" if agreed is not None else ""), fontsize=9)
 

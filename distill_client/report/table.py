@@ -25,11 +25,13 @@ def results_table(summary: dict[str, Any]) -> Group:
     """Accuracies, agreement, the three counts and the seconds of a finished run."""
     scores = Table("on the test set", "accuracy", title=f"{summary['name']} (seed {summary['seed']})", min_width=58)
     for key, value in accuracies(summary).items():
-        scores.add_row(CONTENDERS[key], "not run" if value is None else f"{value:.2%}")
-    agreed = summary["agreement"]
+        scores.add_row(CONTENDERS[key], _accuracy(summary, key, value))
+    agreed, other = summary["agreement"], summary.get("standard_kd_agreement")
     scores.add_section()
     on = f"{summary['agreement_images']:,} images: {summary['agreement_on']}"
     scores.add_row(f"agreement with the teacher\n({on})", "not measured" if agreed is None else f"{agreed:.2%}")
+    if other is not None:
+        scores.add_row("the same of standard-kd", f"{other:.2%}")
 
     images = summary["images"]
     counts = Table("images", "count", min_width=58)
@@ -47,6 +49,12 @@ def results_table(summary: dict[str, Any]) -> Group:
     seconds.add_section()
     seconds.add_row("in all", f"{sum(summary['seconds'].values()):.1f}")
     return Group(scores, counts, seconds)
+
+
+def _accuracy(summary: dict[str, Any], key: str, value: float | None) -> str:
+    if value is not None:
+        return f"{value:.2%}"
+    return "no test set" if summary["test_images"] == 0 and key != "teacher_accuracy" else "not run"
 
 
 def plan_table(cost: PlanCost, *, budget_images: int, requests: int) -> Table:

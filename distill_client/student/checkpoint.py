@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,12 +42,15 @@ class Checkpoint:
     every_s: float = 15.0
 
 
-def fingerprint(*parts: bytes | str) -> str:
-    """SHA-256, in hex, by which a checkpoint knows the training that it belongs to."""
+def fingerprint(*parts: bytes | str | Iterable[bytes]) -> str:
+    """SHA-256, in hex, by which a checkpoint knows the training that it belongs to; a part may come in pieces."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
-        digest.update(hashlib.sha256(content).digest())
+        of_part = hashlib.sha256()
+        for piece in [content] if isinstance(content, bytes) else content:
+            of_part.update(piece)
+        digest.update(of_part.digest())
     return digest.hexdigest()
 
 

@@ -3,15 +3,13 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import nn
 
-from distill_client.config import Augmentation, AugmentationConfig, TrainingConfig
+from distill_client.config import TrainingConfig
 from distill_client.errors import ConfigError
 from distill_client.student.augmentation import augment
 from distill_client.student.checkpoint import (
@@ -21,6 +19,7 @@ from distill_client.student.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
+from distill_client.student.lessons import LessonImages, Lessons
 from shared.networks.penalty import parameter_groups
 
 # A run reports, and adds a row to its metrics, this many times. Reading the loss makes a GPU wait, so not every step.
@@ -28,23 +27,6 @@ _REPORTS = 200
 
 # Of 200 epochs: from which on, and the factor of the learning rate.
 _STEPS = ((181, 0.5e-3), (161, 1e-3), (121, 1e-2), (81, 1e-1))
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What a student is taught: images_nhwc uint8, targets_nk float32, and how a batch is varied on the fly.
-
-    A row of targets sums to one: the teacher's answer, or a one-hot label. The images are the very bytes it answered.
-    """
-
-    images_nhwc: NDArray[np.uint8]
-    targets_nk: NDArray[np.float32]
-    augmentation: Augmentation = "none"
-    bounds: AugmentationConfig = field(default_factory=AugmentationConfig)
-
-    def __post_init__(self) -> None:
-        if len(self.images_nhwc) != len(self.targets_nk) or len(self.images_nhwc) == 0:
-            raise ValueError(f"{len(self.images_nhwc)} images cannot be learnt from {len(self.targets_nk)} answers")
 
 
 def total_steps(config: TrainingConfig, images: int) -> int:
@@ -88,10 +70,10 @@ def train_student(
     # Dropout draws from torch's global generator, on every device: it is lent the seed and put back.
     with torch.random.fork_rng():
         torch.manual_seed(generator.initial_seed())
-        return _train(network, lessons, config, generator, checkpoint, progress)
+        return train_inside(network, lessons, config, generator, checkpoint, progress)
 
 
-def _train(
+def train_inside(
     network: nn.Module,
     lessons: Lessons,
     config: TrainingConfig,
@@ -99,13 +81,13 @@ def _train(
     checkpoint: Checkpoint | None,
     progress: Callable[[int, int, float], None] | None,
 ) -> list[dict[str, float]]:
+    """The loop of ``train_student``, which see, while torch's generator is the training's own."""
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(parameter_groups(network, config.l2), lr=config.learning_rate, fused=True)
-    images = torch.tensor(lessons.images_nhwc).to(device).permute(0, 3, 1, 2)  # stays NHWC in memory: channels_last
-    targets = torch.tensor(lessons.targets_nk).to(device)
-    batch_size = min(config.batch_size, len(images))
-    total = total_steps(config, len(images))
+    images, targets = LessonImages(lessons, device), torch.tensor(lessons.targets_nk).to(device)
+    batch_size = min(config.batch_size, len(lessons))
+    total = total_steps(config, len(lessons))
     report_every = max(1, total // _REPORTS)
 
     weights = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
@@ -119,13 +101,11 @@ def _train(
     saved_at = time.monotonic()
 
     while state.step < total:
-        position = state.step % (len(images) // batch_size)
+        position = state.step % (len(lessons) // batch_size)
         if position == 0:
-            state.order = torch.randperm(len(images), generator=generator, device=generator.device).to(device)
+            state.order = torch.randperm(len(lessons), generator=generator, device=generator.device).to(device)
         rows = state.order[position * batch_size : (position + 1) * batch_size]
-        batch, answers = augment(
-            lessons.augmentation, lessons.bounds, images[rows].float().div_(255), targets[rows], generator
-        )
+        batch, answers = augment(lessons.augmentation, lessons.bounds, images.batch(rows), targets[rows], generator)
         learning_rate = learning_rate_at(config, state.step, total)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate
@@ -162,7 +142,7 @@ def _fingerprint(network: nn.Module, lessons: Lessons, config: TrainingConfig, g
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     return fingerprint(
         config.model_dump_json() + lessons.augmentation + lessons.bounds.model_dump_json() + repr(shapes),
-        np.ascontiguousarray(lessons.images_nhwc).tobytes(),
+        lessons.image_bytes(),
         np.ascontiguousarray(lessons.targets_nk).tobytes(),
         generator.get_state().numpy().tobytes(),
     )

@@ -1,6 +1,6 @@
 """Buying a stage: its unanswered batches, a few in flight at a time, each answer kept before the next step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
@@ -13,14 +13,21 @@ from shared.wire.contracts import TeacherCard
 from shared.wire.images import Images, image_digests
 
 
-def refuse_test_images(images_nhwc: Images, forbidden: frozenset[bytes], stage: str) -> None:
-    """Raise ConfigError when one of the images is in the test set; nothing of the stage is recorded or sent then."""
-    for index, digest in enumerate(image_digests(images_nhwc)):
-        if digest in forbidden:
-            raise ConfigError(
-                f"image {index} of stage {stage} is in the test set (SHA-256 {digest.hex()[:16]}...); "
-                "test images are never sent to the teacher"
-            )
+def refuse_test_images(blocks: Iterable[Images], forbidden: frozenset[bytes], stage: str) -> Iterator[Images]:
+    """Hand on a stage's images block by block.
+
+    Raises ConfigError when one of them is in the test set; nothing of the stage must be recorded or sent then.
+    """
+    passed = 0
+    for images_nhwc in blocks:
+        for index, digest in enumerate(image_digests(images_nhwc)):
+            if digest in forbidden:
+                raise ConfigError(
+                    f"image {passed + index} of stage {stage} is in the test set (SHA-256 {digest.hex()[:16]}...); "
+                    "test images are never sent to the teacher"
+                )
+        passed += len(images_nhwc)
+        yield images_nhwc
 
 
 def buy_stage(

@@ -8,7 +8,7 @@ its answer.
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 
 from distill_client.errors import RunStoreError
 from distill_client.teachers.protocol import Answer, Values
+from shared.datasets.allocation import allocate_images
 from shared.wire.images import InvalidImages, answer_digest, batch_digest, decode_npy, encode_npy, image_digests
 
 _SCHEMA_VERSION = 1
+# Of images that are read for training: more are mapped from a file, 1,783 images of 224x224x3 for example.
+_MEMORY_BYTES_MAX = 1 << 28
 _SCHEMA = """
 CREATE TABLE stages (name TEXT PRIMARY KEY, height INTEGER NOT NULL, width INTEGER NOT NULL,
                      channels INTEGER NOT NULL);
@@ -121,26 +124,38 @@ class PaidLabels:
         )
         return int(row[0]), int(row[1])
 
-    def record_stage(self, stage: str, images_nhwc: NDArray[np.uint8], *, images_per_request: int) -> None:
-        """Record a stage's images and the batches that buy them, all or nothing.
+    def record_stage(
+        self, stage: str, images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]], *, images_per_request: int
+    ) -> None:
+        """Record a stage's images_nhwc, whole or in blocks, and the batches that buy them, all or nothing.
 
         An image that the run has recorded before, in this stage or another, is not bought again: the stage refers to
-        it. Raises RunStoreError when the disk refuses.
+        it. Raises RunStoreError when the disk refuses, and what the blocks raise; nothing is recorded then.
         """
-        digests = image_digests(images_nhwc)
+        in_stage: list[bytes] = []
+        waiting: dict[bytes, bytes] = {}  # of the next batch: digest and pixels
         with self._transaction() as connection:
             known = {row[0] for row in connection.execute("SELECT digest FROM images")}
-            fresh = list({digest: place for place, digest in enumerate(digests) if digest not in known}.values())
-            connection.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", (stage, *images_nhwc.shape[1:]))
-            for start in range(0, len(fresh), images_per_request):
-                rows = fresh[start : start + images_per_request]
-                self._record_batch(stage, [digests[row] for row in rows], images_nhwc[rows])
+            for images_nhwc in [images] if isinstance(images, np.ndarray) else images:
+                if not in_stage:
+                    connection.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", (stage, *images_nhwc.shape[1:]))
+                for digest, image in zip(image_digests(images_nhwc), images_nhwc, strict=True):
+                    in_stage.append(digest)
+                    if digest not in known:
+                        known.add(digest)
+                        waiting[digest] = image.tobytes()
+                    if len(waiting) == images_per_request:
+                        self._record_batch(stage, waiting)
+                        waiting = {}
+            if waiting:
+                self._record_batch(stage, waiting)
             connection.executemany(
                 "INSERT INTO stage_images VALUES (?, ?, ?)",
-                ((stage, position, digest) for position, digest in enumerate(digests)),
+                ((stage, position, digest) for position, digest in enumerate(in_stage)),
             )
 
-    def _record_batch(self, stage: str, digests: list[bytes], images_nhwc: NDArray[np.uint8]) -> None:
+    def _record_batch(self, stage: str, pixels_by_digest: dict[bytes, bytes]) -> None:
+        digests = list(pixels_by_digest)
         input_digest = batch_digest(digests)
         key = hashlib.sha256(f"{self._run_id}:{input_digest}".encode()).hexdigest()
         number = self._connection.execute(
@@ -149,10 +164,7 @@ class PaidLabels:
         ).lastrowid
         self._connection.executemany(
             "INSERT INTO images VALUES (?, ?, ?, ?)",
-            (
-                (digest, image.tobytes(), number, place)
-                for place, (digest, image) in enumerate(zip(digests, images_nhwc, strict=True))
-            ),
+            ((digest, pixels, number, place) for place, (digest, pixels) in enumerate(pixels_by_digest.items())),
         )
 
     def unanswered(self, stage: str) -> list[int]:
@@ -189,21 +201,41 @@ class PaidLabels:
                 ),
             )
 
-    def labelled(self, stage: str) -> LabelledImages:
-        """A stage's images in their order, each with its answer, whichever stage bought it.
+    def labelled(self, *stages: str, first: int = -1) -> LabelledImages:
+        """The images of stages in their order, each with its answer, whichever stage bought it.
 
+        With ``first`` only so many of each stage. Many images are mapped from an unnamed file beside the store.
         Raises RunStoreError when an answer is missing or damaged.
         """
-        rows = self._read(
-            "SELECT pixels, images.batch, place FROM stage_images JOIN images USING (digest) "
-            "WHERE stage = ? ORDER BY position",
-            stage,
-        )
-        answers = {batch: self._read_values(batch) for batch in sorted({row[1] for row in rows})}
-        if not rows:
-            raise RunStoreError(f"{self._path}: stage {stage!r} holds no images")
-        values: Values = np.stack([answers[batch][place] for _, batch, place in rows])
-        return LabelledImages(self._images([row[0] for row in rows], stage), values)
+        bought: list[tuple[int, int]] = []
+        for stage in stages:
+            rows = self._read(
+                "SELECT images.batch, place FROM stage_images JOIN images USING (digest) "
+                "WHERE stage = ? ORDER BY position LIMIT ?",
+                stage,
+                first,
+            )
+            if not rows:
+                raise RunStoreError(f"{self._path}: stage {stage!r} holds no images")
+            bought += rows
+        answers = {batch: self._read_values(batch) for batch in sorted({batch for batch, _ in bought})}
+        values: Values = np.stack([answers[batch][place] for batch, place in bought])
+        return LabelledImages(self._labelled_images(stages, len(bought), first), values)
+
+    def _labelled_images(self, stages: tuple[str, ...], count: int, first: int) -> NDArray[np.uint8]:
+        (shape,) = self._read("SELECT height, width, channels FROM stages WHERE name = ?", stages[0])
+        images_nhwc = allocate_images((count, *shape), memory_bytes_max=_MEMORY_BYTES_MAX, folder=self._path.parent)
+        row = 0
+        for stage in stages:
+            for (pixels,) in self._rows(
+                "SELECT pixels FROM stage_images JOIN images USING (digest) WHERE stage = ? ORDER BY position "
+                "LIMIT ?",
+                stage,
+                first,
+            ):
+                images_nhwc[row] = np.frombuffer(pixels, np.uint8).reshape(shape)
+                row += 1
+        return images_nhwc
 
     def _read_values(self, batch: int) -> Values:
         rows = self._read("SELECT answer_npy, answer_digest FROM answers WHERE batch = ?", batch)
@@ -241,8 +273,11 @@ class PaidLabels:
         return np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), *shape)
 
     def _read(self, statement: str, *parameters: str | int) -> list[tuple[Any, ...]]:
+        return list(self._rows(statement, *parameters))
+
+    def _rows(self, statement: str, *parameters: str | int) -> Iterator[tuple[Any, ...]]:
         try:
-            return self._connection.execute(statement, parameters).fetchall()
+            yield from self._connection.execute(statement, parameters)
         except sqlite3.Error as error:
             raise RunStoreError(f"{self._path}: the paid answers cannot be read: {error}") from error
 

@@ -204,7 +204,7 @@ def kinds_of_events(served: Served, secret: str) -> list[str]:
         ({"teacher": {"name": "other-classes"}}, 100, "teacher other-classes answers in"),
         ({"teacher": {"name": "tall"}}, 100, r"teacher tall takes \(32, 28, 1\)"),
         ({"student": {"network": "resnet"}}, 100, r"student\.network: network is 'resnet'"),
-        ({"synthesis": {"cvae": {"network": "conv"}}}, 100, r"synthesis\.cvae\.network is 'conv'"),
+        ({"pool": {"size": "32x32x1"}}, 100, r"pool\.size is 32x32x1; teacher fake takes 28x28x1"),
     ],
 )
 def test_what_cannot_finish_is_refused_by_plan_and_by_run(

@@ -68,7 +68,7 @@ def test_the_least_that_must_be_said(tmp_path: Path) -> None:
         ("synthesis__mixup__alpha", [0.1, 10], [0, -1, float("inf")]),
         ("synthesis__mixup__lambda_decimals", [1, 6], [0, 7]),
         ("synthesis__mixup__original_within", [0, 0.49], [0.5, -0.01]),
-        ("synthesis__cvae__network", ["mlp", "conv"], ["transformer"]),
+        ("synthesis__cvae__network", ["auto", "mlp", "conv"], ["transformer"]),
         ("synthesis__cvae__latent", [1, 1024], [0, 1025]),
         ("synthesis__cvae__epochs", [1], [0]),
         ("synthesis__cvae__batch_size", [1], [0]),
@@ -80,7 +80,8 @@ def test_the_least_that_must_be_said(tmp_path: Path) -> None:
         ("training__steps", [1], [0]),
         ("training__learning_rate", [1e-9], [0, -1]),
         ("training__warmup_steps", [0], [-1]),
-        ("training__decay", ["constant", "cosine"], ["linear"]),
+        ("training__decay", ["constant", "cosine", "steps"], ["linear"]),
+        ("training__l2", [0, 1e-4], [-1e-4]),
         ("training__averaging_decay", [0, 0.999], [1, -0.1]),
         ("augmentation__rotate_degrees", [0, 180], [-1, 181]),
         ("augmentation__shift_fraction", [0, 0.5], [-0.1, 0.6]),
@@ -164,7 +165,7 @@ def other_than(value: object) -> object:
         return value + 1
     if isinstance(value, float):
         return value * 0.9 + 0.001
-    return {"hybrid": "uniform", "mlp": "conv", "cosine": "constant", "none": "mixup", "combination": "none"}.get(
+    return {"hybrid": "uniform", "auto": "conv", "cosine": "constant", "none": "mixup", "combination": "none"}.get(
         str(value), f"{value}x"
     )
 

@@ -8,7 +8,6 @@ from distill_client.contenders import (
     STANDARD_KD,
     STUDENT,
     STUDENT_ALONE,
-    concatenate,
     fresh_network,
     prepare_lessons,
     restore_network,
@@ -18,6 +17,7 @@ from distill_client.contenders import (
 from distill_client.errors import RunStoreError
 from distill_client.plan import draw_held_out
 from distill_client.pool import Pool
+from distill_client.student.lessons import Lessons
 from distill_client.teachers.store import LabelledImages
 from tests.distill_client.fakes import SilentReporter, answer_to, tiny_config
 
@@ -32,15 +32,12 @@ def some_pool(count: int = 40) -> Pool:
 
 def bought(pool: Pool, more: int = 60) -> LabelledImages:
     synthetic = np.random.default_rng(1).integers(0, 256, (more, 28, 28, 1), np.uint8)
-    stages = [LabelledImages(images, answer_to(images)) for images in (pool.images_nhwc, synthetic)]
-    return concatenate(stages)
+    images = np.concatenate([pool.images_nhwc, synthetic])
+    return LabelledImages(images, answer_to(images))
 
 
-def test_stages_are_joined_in_order() -> None:
-    pool = some_pool()
-    whole = bought(pool)
-    assert np.array_equal(whole.images_nhwc[:40], pool.images_nhwc)
-    assert np.array_equal(whole.values, answer_to(whole.images_nhwc))
+def taught(lessons: Lessons) -> np.ndarray:
+    return lessons.gather(np.arange(len(lessons)))
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0, 0), (0.1, 10), (0.015, 2), (0.49, 49)])
@@ -59,12 +56,13 @@ def test_nobody_learns_from_held_out_answers_and_the_baselines_only_from_the_poo
     whole, held_out = bought(pool), draw_held_out(tiny_config(), 100)
     lessons = prepare_lessons(config, pool, whole, held_out)
     assert set(lessons) == {STUDENT, STANDARD_KD, STUDENT_ALONE}
-    assert np.array_equal(lessons[STUDENT].images_nhwc, whole.images_nhwc[~held_out])
+    assert np.array_equal(taught(lessons[STUDENT]), whole.images_nhwc[~held_out])
     assert np.allclose(lessons[STUDENT].targets_nk, answer_to(whole.images_nhwc[~held_out]), atol=1e-5)
     in_pool = ~held_out[:40]
-    assert np.array_equal(lessons[STANDARD_KD].images_nhwc, pool.images_nhwc[in_pool])
+    assert np.array_equal(taught(lessons[STANDARD_KD]), pool.images_nhwc[in_pool])
     assert np.allclose(lessons[STANDARD_KD].targets_nk, answer_to(pool.images_nhwc[in_pool]), atol=1e-5)
-    assert np.array_equal(lessons[STUDENT_ALONE].images_nhwc, pool.images_nhwc)
+    assert np.array_equal(taught(lessons[STUDENT_ALONE]), pool.images_nhwc)
+    assert pool.truth_n is not None
     assert np.array_equal(lessons[STUDENT_ALONE].targets_nk.argmax(axis=1), pool.truth_n)
     assert [lessons[name].augmentation for name in (STUDENT, STANDARD_KD, STUDENT_ALONE)] == [
         "combination",
@@ -75,6 +73,7 @@ def test_nobody_learns_from_held_out_answers_and_the_baselines_only_from_the_poo
 
 def test_no_true_label_reaches_the_student_or_standard_kd() -> None:
     config, pool = tiny_config(), some_pool()
+    assert pool.truth_n is not None
     relabelled = Pool(pool.images_nhwc, (pool.truth_n + 1) % 10, pool.class_names)
     held_out = draw_held_out(config, 100)
     one, other = (prepare_lessons(config, which, bought(pool), held_out) for which in (pool, relabelled))

@@ -305,6 +305,7 @@ def test_a_pool_that_overlaps_the_test_set_is_refused_before_anything_is_recorde
     begin(path, config, teacher)
     material = Material(config)
     images = material.pool.images_nhwc.copy()
+    assert material.test is not None
     images[17] = material.test.images_nhwc[3]
     material.pool = Pool(images, material.pool.truth_n, material.pool.class_names)
     with pytest.raises(ConfigError, match="image 17 of stage pool is in the test set"):
@@ -323,7 +324,10 @@ def test_the_drawn_pool_is_disjoint_from_the_test_set_also_where_data_sets_overl
     ("changes", "message"),
     [
         ({"student": {"network": "resnet"}}, r"student\.network: network is 'resnet'; allowed are"),
-        ({"synthesis": {"cvae": {"network": "conv"}}}, r"synthesis\.cvae\.network is 'conv', which makes 32x32"),
+        (
+            {"pool": {"size": "32x32x1"}},
+            r"student\.network: network lenet5-half is defined for 28x28 images, not 32x32",
+        ),
         ({"pool": {"dataset": "numbers"}}, r"pool\.dataset: data set is 'numbers'; allowed are"),
         ({"evaluation": {"dataset": "numbers"}}, r"evaluation\.dataset: data set is 'numbers'; allowed are"),
         ({"pool": {"images": 5000}}, r"pool\.images is 5000; at most"),

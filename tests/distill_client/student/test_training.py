@@ -11,8 +11,9 @@ from distill_client.errors import ConfigError, RunStoreError
 from distill_client.randomness import torch_generator
 from distill_client.student.checkpoint import Checkpoint
 from distill_client.student.evaluation import agreement, predict_probabilities
+from distill_client.student.lessons import Lessons
 from distill_client.student.networks import create_student
-from distill_client.student.training import Lessons, learning_rate_at, total_steps, train_student
+from distill_client.student.training import learning_rate_at, total_steps, train_student
 
 SCHEDULE = TrainingConfig(
     batch_size=32, steps=60, learning_rate=5e-3, warmup_steps=10, decay="cosine", averaging_decay=0.9

@@ -3,8 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_client.synthesis.mixup import mix_pairs
+from distill_client.synthesis import mixup
 from distill_client.synthesis.quantise import quantise
+
+
+def mix_pairs(pool: np.ndarray, *plan: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.empty((0, *pool.shape[1:]), np.uint8), *mixup.mix_pairs(pool, *plan)])
 
 
 def draw(seed: int, rows: int) -> tuple[np.random.Generator, np.ndarray, np.ndarray, np.ndarray]:
@@ -28,10 +32,20 @@ def test_a_blend_lies_between_its_two_images_and_near_the_exact_value(seed: int,
     assert np.all(np.abs(mixed - exact) <= 0.5 + 1e-9)
 
 
-def test_the_ends_are_the_images_themselves_over_many_blocks() -> None:
+def test_the_ends_are_the_images_themselves_over_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixup, "_BLOCK_VALUES", 1000 * 4 * 5 * 3)
     _, pool, first, second = draw(1, 3_000)
     assert np.array_equal(mix_pairs(pool, first, second, np.ones(3_000)), pool[first])
     assert np.array_equal(mix_pairs(pool, first, second, np.zeros(3_000)), pool[second])
+
+
+def test_large_images_are_blended_a_few_at_a_time_and_huge_ones_one_by_one() -> None:
+    rows = np.arange(50) % 7
+    blocks = {
+        side: [len(block) for block in mixup.mix_pairs(np.zeros((7, side, side, 3), np.uint8), rows, rows, rows / 7)]
+        for side in (224, 1100)
+    }
+    assert blocks == {224: [20, 20, 10], 1100: [1] * 50}
 
 
 def test_halves_round_to_even_and_the_ends_clip() -> None:
