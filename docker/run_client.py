@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 TEACHER = "http://teacher:8000"
 RUNS = Path("/runs")
@@ -78,11 +79,12 @@ def distill_code(*arguments: str) -> int:
     return subprocess.run(["distill", *arguments], stdout=subprocess.DEVNULL, check=False).returncode
 
 
-def distill_json(*arguments: str) -> dict[str, object]:
+def distill_json(*arguments: str) -> dict[str, Any]:
     """Run a `distill` command with --json and read what it prints."""
     done = subprocess.run(["distill", *arguments, "--json"], stdout=subprocess.PIPE, check=False)
     require_success(done.returncode)
-    return json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 def require_success(code: int) -> None:

@@ -5,10 +5,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine import PROJECT, Stack, docker, fact, require, wait_until
+from .engine import PROJECT, Stack, docker, fact, require, wait_until
 
 HERE = Path(__file__).resolve().parent
 BASE = "python:3.11-slim"
@@ -131,7 +132,7 @@ def decoys() -> Iterator[dict[str, tuple[str, int]]]:
         addresses = {"a decoy container": (address, DECOY_PORT), "the host's gateway": (gateway, DECOY_PORT)}
         for name, (host, port) in addresses.items():
             ask = ("run", "--rm", BASE, "python", "-c", CONNECT, host, str(port))
-            wait_until(lambda ask=ask: docker(*ask), 20)
+            wait_until(partial(docker, *ask), 20)
             fact(f"{name} answers an unconfined container")
         yield addresses
     finally:

@@ -93,8 +93,10 @@ class Stack:
 
     def spent(self) -> int:
         """What the ledger itself says was spent, over all keys."""
-        keys = json.loads(self.compose("exec", "-T", "teacher", "teacher", "keys", "list", "--json"))["keys"]
-        return sum(key["spent"] for key in keys)
+        report: dict[str, list[dict[str, int]]] = json.loads(
+            self.compose("exec", "-T", "teacher", "teacher", "keys", "list", "--json")
+        )
+        return sum(key["spent"] for key in report["keys"])
 
     def remove(self) -> None:
         """Take containers, networks and volumes away."""

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from confinement import prove_client_reaches_only_its_teacher, prove_containers_are_confined, prove_images
-from engine import PROJECT, Failed, Stack, Up, docker, fact, require
+from .confinement import prove_client_reaches_only_its_teacher, prove_containers_are_confined, prove_images
+from .engine import PROJECT, Failed, Stack, Up, docker, fact, require
 
 UP_TIMEOUT_S = 600
 BUILD_TIMEOUT_S = 1200
@@ -130,7 +130,7 @@ def prove_first_up(stack: Stack, up: Up, runs: Path) -> int:
 def require_equal_counts(stack: Stack, run: Path, *, spent_before: int = 0) -> int:
     """The plan's cost, the three counts, and what the ledger itself says was spent since, are one number."""
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
-    images = summary["images"]
+    images: dict[str, int] = summary["images"]
     counts = [images[count] for count in ("planned", "bought", "charged_by_server", "in_audit_log")]
     spent = stack.spent() - spent_before
     require(
