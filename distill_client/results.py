@@ -20,12 +20,15 @@ from distill_client.contenders import (
 )
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.plan import draw_held_out
+from distill_client.pool import pool_input
 from distill_client.run_folder import RunFolder, write_text
 from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
 from distill_client.student.targets import top_classes
 from distill_client.teachers.store import LabelledImages
 from shared.datasets import Dataset
+from shared.wire.contracts import InputSpec
 from shared.wire.images import batch_digest, image_digests
+from shared.wire.resizing import describe_preprocessing
 from shared.wire.teacher_answers import read_teacher_answers
 
 OWNER_FILE = "the owner's answers on the test set"
@@ -44,6 +47,12 @@ def load_contender(folder: RunFolder, contender: str, device: torch.device) -> n
     if not path.exists():
         raise RunStoreError(f"{folder.path}: {contender} is not trained yet: `distill resume {folder.path}`")
     return restore_network(network, path).to(device)
+
+
+def student_input(folder: RunFolder) -> InputSpec:
+    """What the student takes, and the rule that its pool's pictures were brought to it by."""
+    card = folder.record.teacher
+    return pool_input(folder.config.pool, card) or card.input
 
 
 def measure_accuracies(folder: RunFolder, test: Dataset | None, device: torch.device) -> dict[str, float]:
@@ -174,12 +183,12 @@ def export_student(folder: RunFolder, summary: dict[str, Any], device: torch.dev
     """Write ``student/``: the weights and a card that says how to use them and where they come from."""
     folder.student_path.mkdir(exist_ok=True)
     save_network(load_contender(folder, STUDENT, device), folder.student_path / "student.safetensors")
-    card = folder.record.teacher
+    card, spec = folder.record.teacher, student_input(folder)
     content = {
         "network": folder.config.student.network,
         "weights": "student.safetensors",
-        "input": {**card.input.model_dump(), "scaled": "uint8 / 255"},
-        "preprocessing": card.preprocessing,
+        "input": {**spec.model_dump(), "scaled": "uint8 / 255"},
+        "preprocessing": describe_preprocessing(spec.resize),
         "classes": card.classes,
         "outputs": "logits; softmax gives probabilities",
         "distilled_from": summary["teacher"],

@@ -70,6 +70,7 @@ def find_pictures(root: Path) -> tuple[list[Path], list[Skipped]]:
                 found.append(path)
             else:
                 skipped.append(skip(path, root, f"a {kind[1:].upper()} file; PNG, JPEG and WebP are read"))
+    skipped.sort(key=lambda one: one.file)
     return sorted(found, key=lambda path: path.relative_to(root).parts), skipped
 
 

@@ -1,7 +1,7 @@
 """A teacher made of a hash function: it answers, charges, keeps a chained log, and fails when it is told to."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from distill_client.material import Material
 from distill_client.pipeline import run
 from distill_client.run_folder import create_run, open_run
 from distill_client.teachers.protocol import Answer, Values, key_identity
-from shared.wire.contracts import Disclosure, Event, InputSpec, TeacherCard, Usage
+from shared.wire.contracts import Disclosure, Event, InputSpec, Resize, TeacherCard, Usage
 from shared.wire.images import answer_digest, batch_digest, image_digests
 from shared.wire.receipts import GENESIS_HASH, event_hash
 
@@ -62,6 +62,7 @@ class FakeTeacher:
     version: str = "1"
     image_hwc: tuple[int, int, int] = (28, 28, 1)
     class_names: tuple[str, ...] = tuple("0123456789")
+    resize: Resize = "stretch"
     images_per_request_max: int = 1024
     fails_before: set[int] = field(default_factory=set)
     fails_after: set[int] = field(default_factory=set)
@@ -125,7 +126,9 @@ class FakeTeacher:
             name="fake",
             version=self.version,
             classes=list(self.class_names),
-            input=InputSpec.model_validate({"height": height, "width": width, "channels": channels}),
+            input=InputSpec.model_validate(
+                {"height": height, "width": width, "channels": channels, "resize": self.resize}
+            ),
             preprocessing="none",
             images_per_request_max=self.images_per_request_max,
             body_bytes_max=2**25,
@@ -249,9 +252,16 @@ def tiny_config(**changes: dict[str, object] | object) -> RunConfig:
     return RunConfig.model_validate(content)
 
 
-def begin(path: Path, config: RunConfig, teacher: FakeTeacher) -> None:
+def begin(path: Path, config: RunConfig, teacher: FakeTeacher, *, keep: Callable[[Path], None] | None = None) -> None:
     """Make the run folder, as `distill run` does before it buys anything."""
-    create_run(path, config, teacher.card(), teacher_url="http://teacher.test", key_identity=key_identity(teacher))
+    create_run(
+        path,
+        config,
+        teacher.card(),
+        teacher_url="http://teacher.test",
+        key_identity=key_identity(teacher),
+        keep=keep,
+    )
 
 
 def bring_to_its_end(
