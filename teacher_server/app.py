@@ -21,6 +21,7 @@ from teacher_server.ledger.ledger import Ledger
 from teacher_server.middleware import RequestIdMiddleware
 from teacher_server.problems import add_problem_handlers
 from teacher_server.settings import TeacherSettings
+from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher
 
 _DESCRIPTION = """
@@ -41,16 +42,19 @@ _PROBLEM_RESPONSE: dict[str, Any] = {
 
 def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     """Build the application on the ledger that ``settings`` names. Raises OperatorError."""
-    by_name = _by_name(served)
+    try:
+        catalogue = Catalogue(served)
+    except ValueError as error:
+        raise OperatorError(str(error)) from error
     ledger = Ledger(open_database(settings.ledger, create=True, lock_timeout_s=settings.ledger_timeout_s))
     admission = Admission(requests_max=settings.requests_in_flight_max)
     limits = DecodingLimits(settings.images_per_request_max, settings.file_pixels_max, settings.request_pixels_max)
     server = Server(
         settings=settings,
-        teachers=by_name,
+        catalogue=catalogue,
         ledger=ledger,
         admission=admission,
-        labelling=Labelling(by_name, ledger, admission, limits),
+        labelling=Labelling(catalogue, ledger, admission, limits),
         answering_threads=anyio.CapacityLimiter(settings.answering_threads),
     )
 
@@ -73,15 +77,6 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     for module in (teachers, labels, usage, health):
         app.include_router(module.router)
     return app
-
-
-def _by_name(served: Iterable[Teacher]) -> dict[str, Teacher]:
-    by_name: dict[str, Teacher] = {}
-    for teacher in served:
-        if teacher.name in by_name:
-            raise OperatorError(f"two bundles are named {teacher.name!r}; names are how clients choose")
-        by_name[teacher.name] = teacher
-    return by_name
 
 
 def _error_rows() -> str:

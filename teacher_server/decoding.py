@@ -54,6 +54,15 @@ def decode_body(body: Body, spec: InputSpec, limits: DecodingLimits) -> Images:
     return images_nhwc
 
 
+def own_input(body: NpyBody) -> InputSpec | None:
+    """The input that an array would be for, by its own shape; None when it is for none."""
+    try:
+        shape = decode_npy(body.content).shape
+        return InputSpec.model_validate(dict(zip(("height", "width", "channels"), shape[1:], strict=True)))
+    except ValueError:  # pydantic's and the array's own are both
+        return None
+
+
 def _decode_files(body: ImageFilesBody, spec: InputSpec, limits: DecodingLimits) -> Images:
     if not body.contents:
         raise InvalidImages("there are no image files in the field `images`; send at least one")

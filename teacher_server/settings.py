@@ -26,6 +26,9 @@ class TeacherSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one and prints it")
+    trusted_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="module:function names whose code a bundle may run at load; in the environment with commas"
+    )
     device: str = Field("cpu", description="where teachers run: cpu, cuda or cuda:N")
     images_per_request_max: int = Field(1024, ge=1, le=65536, description="images one request may carry")
     body_bytes_max: int = Field(32 * 2**20, ge=1024, description="bytes one request's body may have")
@@ -41,6 +44,11 @@ class TeacherSettings(BaseSettings):
     @classmethod
     def _split_bundles(cls, value: object) -> object:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+    @field_validator("trusted_networks", mode="before")
+    @classmethod
+    def _split_trusted(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @classmethod
     def load(cls, **flags: object) -> Self:

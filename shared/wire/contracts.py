@@ -80,6 +80,7 @@ class TeacherCard(WireModel):
 
     name: str
     version: str
+    answers_by_default: bool = Field(True, description="whether this version answers at /v1/teachers/{name}/labels")
     classes: list[str]
     input: InputSpec
     preprocessing: str

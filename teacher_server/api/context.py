@@ -15,7 +15,7 @@ from teacher_server.labelling import Labelling
 from teacher_server.ledger.keys import Key
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.settings import TeacherSettings
-from teacher_server.teachers.teacher import Teacher
+from teacher_server.teachers.catalogue import Catalogue
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Server:
     """The parts of one running server, made in app.py."""
 
     settings: TeacherSettings
-    teachers: dict[str, Teacher]
+    catalogue: Catalogue
     ledger: Ledger
     admission: Admission
     labelling: Labelling

@@ -1,23 +1,25 @@
-"""POST /v1/teachers/{name}/labels: a batch of images in, a charged answer out."""
+"""POST /v1/teachers/{name}/labels, and of one version: a batch of images in, a charged answer out."""
 
 import json
 import re
 import uuid
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import anyio.to_thread
 import numpy as np
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
 from shared.wire import contracts
 from shared.wire.contracts import PROBABILITY_DECIMALS, EventReference, LabelsAnswer
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from teacher_server.api.body import FILES_FIELD, MULTIPART_MEDIA_TYPE, read_body
-from teacher_server.api.context import Caller, CurrentServer
+from teacher_server.api.context import Caller, CurrentServer, Server
 from teacher_server.errors import Refusal
 from teacher_server.labelling import LabelRequest
 from teacher_server.ledger.charging import Answered
+from teacher_server.ledger.keys import Key
 
 router = APIRouter(tags=["labels"])
 
@@ -36,6 +38,27 @@ _REQUEST_BODY: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class _Form:
+    """How a caller wants to be answered: under which idempotency key, as an array or as JSON."""
+
+    idempotency_key: str
+    as_npy: bool
+
+
+def _form(
+    request: Request,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    accept: Annotated[str, Header()] = "*/*",
+) -> _Form:
+    request.state.body_was_read = False
+    as_npy = _wants_npy(accept)
+    return _Form(_require_idempotency_key(idempotency_key), as_npy)
+
+
+Form = Annotated[_Form, Depends(_form)]
+
+
 @router.post(
     "/v1/teachers/{name}/labels",
     summary="Buy the teacher's answer to a batch of images",
@@ -47,26 +70,52 @@ async def buy_labels(
     request: Request,
     key: Caller,
     server: CurrentServer,
-    idempotency_key: Annotated[str | None, Header()] = None,
-    accept: Annotated[str, Header()] = "*/*",
+    form: Form,
 ) -> Response:
     """Body: one `.npy` file (uint8, N x H x W x C), or image files in the form field `images`.
 
     The batch is answered whole or refused whole; every image is charged. A request repeated under the same
     `Idempotency-Key` gets the same answer and is charged once. With `Accept: application/x-npy` the answer is the
     array alone (float32 N x K, NaN where not disclosed; int64 N for labels) and the rest stands in headers.
+
+    Of several versions of the teacher the default answers; the answer says which one did.
     """
-    request.state.body_was_read = False
-    as_npy = _wants_npy(accept)
-    idempotency_key = _require_idempotency_key(idempotency_key)
-    server.labelling.teacher(name)  # an unknown teacher is refused before the body is read
+    return await _buy(request, server, key, (name, None), form)
+
+
+@router.post(
+    "/v1/teachers/{name}/versions/{version:path}/labels",
+    summary="Buy the answer of one version of the teacher",
+    response_model=LabelsAnswer,
+    openapi_extra={"requestBody": _REQUEST_BODY},
+)
+async def buy_labels_of_version(
+    name: str,
+    version: str,
+    request: Request,
+    key: Caller,
+    server: CurrentServer,
+    form: Form,
+) -> Response:
+    """As `/v1/teachers/{name}/labels`, answered by this version or not at all.
+
+    A repeated request gets its stored answer even when the version is no longer served.
+    """
+    return await _buy(request, server, key, (name, version), form)
+
+
+async def _buy(request: Request, server: Server, key: Key, asked: tuple[str, str | None], form: _Form) -> Response:
+    name, version = asked
+    if server.catalogue.find(name, version) is None:
+        # Refused before the body is read, unless an earlier answer may be asked for again.
+        await anyio.to_thread.run_sync(server.labelling.require_answerable, key, name, version, form.idempotency_key)
     with server.admission.request():
         body = await read_body(request, server.settings)
-        label_request = LabelRequest(key, name, body, idempotency_key, request.state.request_id)
+        label_request = LabelRequest(key, name, body, form.idempotency_key, request.state.request_id, version)
         answered = await anyio.to_thread.run_sync(
             server.labelling.answer, label_request, limiter=server.answering_threads
         )
-    return _npy_response(answered) if as_npy else _json_response(answered)
+    return _npy_response(answered) if form.as_npy else _json_response(answered)
 
 
 def _wants_npy(accept: str) -> bool:

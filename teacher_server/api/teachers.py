@@ -1,4 +1,4 @@
-"""GET /v1/teachers and /v1/teachers/{name}: what a key's holder may know; never the network or its weights."""
+"""GET /v1/teachers, a teacher and a version: what a key's holder may know; never the network or its weights."""
 
 from fastapi import APIRouter
 
@@ -13,20 +13,27 @@ router = APIRouter(tags=["teachers"])
 
 @router.get("/v1/teachers", summary="Every teacher of this server")
 async def list_teachers(key: Caller, server: CurrentServer) -> TeacherList:
-    """In the order of their names."""
-    return TeacherList(teachers=[_card(teacher, key, server) for _, teacher in sorted(server.teachers.items())])
+    """Every version of every name, in the order of the names; of a name's versions the default comes last."""
+    return TeacherList(teachers=[_card(teacher, key, server) for teacher in server.catalogue.all()])
 
 
 @router.get("/v1/teachers/{name}", summary="One teacher, with this key's disclosure and budget")
 async def get_teacher(name: str, key: Caller, server: CurrentServer) -> TeacherCard:
-    """Classes, input shape, limits, and what this key may see and spend."""
+    """Classes, input shape, limits, and what this key may see and spend; of the default version."""
     return _card(server.labelling.teacher(name), key, server)
+
+
+@router.get("/v1/teachers/{name}/versions/{version:path}", summary="One version of a teacher")
+async def get_version(name: str, version: str, key: Caller, server: CurrentServer) -> TeacherCard:
+    """The same of one version."""
+    return _card(server.labelling.teacher(name, version), key, server)
 
 
 def _card(teacher: Teacher, key: Key, server: Server) -> TeacherCard:
     return TeacherCard(
         name=teacher.name,
         version=teacher.version,
+        answers_by_default=server.catalogue.versions(teacher.name)[-1:] == [teacher.version],
         classes=list(teacher.class_names),
         input=teacher.input,
         preprocessing=describe_preprocessing(teacher.input.resize),

@@ -11,6 +11,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serving.serve)
+app.command()(serving.reload)
 app.command()(training.train)
 app.command()(training.predict)
 app.add_typer(bundles.app, name="bundle")

@@ -1,52 +1,99 @@
-"""`teacher serve`."""
+"""`teacher serve` and `teacher reload`."""
 
 import json
 import logging
+import signal
 import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from teacher_server.cli.options import AsJson
-from teacher_server.cli.reporting import operator_mistakes
+from teacher_server.cli.options import AsJson, Ledger, TrustNetwork
+from teacher_server.cli.reporting import operator_mistakes, print_report
 from teacher_server.errors import OperatorError
 from teacher_server.ledger.database import hold_for_server
 from teacher_server.settings import TeacherSettings
 
 
 def serve(
-    bundle: Annotated[list[Path] | None, typer.Option(help="a teacher bundle folder; repeat for several")] = None,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="a teacher bundle folder, or a folder of some; repeat. Of two versions the last is default"
+        ),
+    ] = None,
     ledger: Annotated[str | None, typer.Option(help="where the ledger is: sqlite:///FILE")] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on (default: 127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (default: 8000)")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: cpu)")] = None,
+    trust_network: TrustNetwork = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve teachers over HTTP until stopped. Every setting can also be given as TEACHER_NAME in the environment.
 
-    Prints the address once it accepts requests.
+    Prints the address once it accepts requests. SIGHUP, or `teacher reload`, reads the bundles again.
     """
     import uvicorn
 
     from teacher_server.app import create_app
-    from teacher_server.teachers.teacher import load_teacher
+    from teacher_server.reloading import Reloader, describe
+    from teacher_server.teachers.teacher import Teacher, load_teachers
 
     settings = TeacherSettings.load(
-        bundles=tuple(bundle) if bundle else None, ledger=ledger, host=host, port=port, device=device
+        bundles=tuple(bundle) if bundle else None,
+        ledger=ledger,
+        host=host,
+        port=port,
+        device=device,
+        trusted_networks=tuple(trust_network) if trust_network else None,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+    def load(served: list[Teacher]) -> list[Teacher]:
+        return load_teachers(
+            settings.bundles, device=settings.device, trusted_networks=settings.trusted_networks, served=served
+        )
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     with hold_for_server(settings.ledger), _listen(settings.host, settings.port) as listener:
         with operator_mistakes():
-            teachers = [load_teacher(folder, device=settings.device) for folder in settings.bundles]
+            teachers = load([])
         application = create_app(settings, teachers)
-        url = f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}"
-        names = sorted(application.state.server.teachers)
-        # The socket already listens: who connects from now on is answered as soon as the loop below runs.
-        typer.echo(json.dumps({"url": url, "teachers": names}) if as_json else f"serving {', '.join(names)} at {url}")
-        config = uvicorn.Config(application, log_config=None, access_log=False, server_header=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        catalogue = application.state.server.catalogue
+        with Reloader(settings.ledger, catalogue, load):
+            url = f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}"
+            served = [(teacher.name, teacher.version) for teacher in catalogue.all()]
+            names = sorted({name for name, _ in served})
+            # The socket already listens: who connects from now on is answered as soon as the loop below runs.
+            typer.echo(
+                json.dumps({"url": url, "teachers": names, "versions": served})
+                if as_json
+                else f"serving {describe(served)} at {url}"
+            )
+            config = uvicorn.Config(application, log_config=None, access_log=False, server_header=False)
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def reload(
+    ledger: Ledger,
+    timeout_s: Annotated[float, typer.Option(help="how long to wait for the server")] = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Make the running server read its bundles again, and wait until it has; no request is dropped.
+
+    A bundle that cannot be served changes nothing: the server goes on with what it had, and the reason is printed.
+    """
+    from teacher_server.reloading import ask_for_reload, describe
+
+    outcome = ask_for_reload(ledger, timeout_s=timeout_s)
+    if not outcome.is_done and not as_json:
+        raise OperatorError(f"not reloaded, the server goes on with what it had: {outcome.message}")
+    report = {"reloaded": outcome.is_done, "versions": outcome.teachers, "message": outcome.message}
+    print_report(report, f"reloaded: {describe(outcome.teachers)}", as_json=as_json)
+    if not outcome.is_done:
+        raise typer.Exit(2)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -21,12 +21,16 @@ Disclosed = NDArray[np.float32] | NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Question:
-    """What identifies a request: under one idempotency key, all of it must be the same."""
+    """What identifies a request: under one idempotency key, all of it must be the same.
+
+    ``version`` is that of the address asked at, None where any version of the teacher may answer.
+    """
 
     key: Key
     idempotency_key: str
     teacher: str
     input_digest: str
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,13 @@ def find_answer(database: Database, question: Question) -> Answered | None:
     """
     with database.reading() as connection:
         return _find_answer(connection, question)
+
+
+def is_answered(database: Database, key: Key, idempotency_key: str) -> bool:
+    """Whether anything was charged under this idempotency key."""
+    with database.reading() as connection:
+        wanted = (answers.c.key_id == key.id) & (answers.c.idempotency_key == idempotency_key)
+        return connection.execute(select(answers.c.sequence).where(wanted)).first() is not None
 
 
 def charge(database: Database, question: Question, computed: Computed, *, request_id: str) -> Answered:
@@ -167,4 +178,10 @@ def _find_answer(connection: Connection, question: Question) -> Answered | None:
     disclosed = decode_npy(row["disclosed_npy"])
     assert disclosed.dtype in (np.float32, np.int64)
     event = read_event(connection, question.key.id, row["sequence"])
+    if question.version not in (None, event.version):
+        raise Refusal(
+            ErrorCode.IDEMPOTENCY_KEY_REUSED,
+            f"Idempotency-Key {question.idempotency_key!r} was answered by version {event.version!r}, not "
+            f"{question.version!r}; use a new one for every new request",
+        )
     return Answered(event, row["request_id"], disclosed, is_replay=True)  # type: ignore[arg-type]  # dtype checked

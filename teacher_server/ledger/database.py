@@ -92,7 +92,8 @@ def hold_for_server(url: str) -> Iterator[None]:
     The lock is on a file beside the ledger, and the operating system releases it however this process ends.
     Raises OperatorError when another server holds it.
     """
-    lock = FileLock(f"{_ledger_file(url)}.server-lock", timeout=0)
+    # Not at once: is_held_by_server has the lock for a moment.
+    lock = FileLock(beside_ledger(url, ".server-lock"), timeout=0.2)
     try:
         lock.acquire()
     except Timeout as error:
@@ -105,6 +106,24 @@ def hold_for_server(url: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held_by_server(url: str) -> bool:
+    """Whether a server runs on this ledger now. Raises OperatorError for an URL that is no ledger's."""
+    lock = FileLock(beside_ledger(url, ".server-lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError as error:
+        raise OperatorError(f"ledger {url} cannot be locked: {error}") from error
+    lock.release()
+    return False
+
+
+def beside_ledger(url: str, suffix: str) -> Path:
+    """A file of the server's own beside the ledger. Raises OperatorError for an URL that is no ledger's."""
+    return Path(f"{_ledger_file(url)}{suffix}")
 
 
 def migrate(url: str) -> str:

@@ -22,6 +22,10 @@ class Ledger:
         """See ``charging.find_answer``."""
         return charging.find_answer(self._database, question)
 
+    def is_answered(self, key: Key, idempotency_key: str) -> bool:
+        """See ``charging.is_answered``."""
+        return charging.is_answered(self._database, key, idempotency_key)
+
     def charge(self, question: Question, computed: Computed, *, request_id: str) -> Answered:
         """See ``charging.charge``."""
         return charging.charge(self._database, question, computed, request_id=request_id)

@@ -21,9 +21,9 @@ def settings(ledger_url: str) -> TeacherSettings:
     return TeacherSettings.load(bundles=(Path("unused"),), ledger=ledger_url)
 
 
-def test_two_teachers_of_one_name_cannot_be_served(settings: TeacherSettings) -> None:
-    teachers = [numbers_teacher(NumbersClassifier()), numbers_teacher(NumbersClassifier(), version="2")]
-    with pytest.raises(OperatorError, match="'numbers'"):
+def test_two_teachers_of_one_name_and_version_cannot_be_served(settings: TeacherSettings) -> None:
+    teachers = [numbers_teacher(NumbersClassifier(), version="2"), numbers_teacher(NumbersClassifier(), version="2")]
+    with pytest.raises(OperatorError, match="two bundles are teacher 'numbers' version '2'"):
         create_app(settings, teachers)
 
 

@@ -20,6 +20,7 @@ from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import Key, create_key, list_keys
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.tables import event_images
+from teacher_server.teachers.catalogue import Catalogue
 from tests.teacher_server.support import (
     NumbersClassifier,
     history,
@@ -40,7 +41,7 @@ def classifier() -> NumbersClassifier:
 
 @pytest.fixture
 def ask(database: Database, classifier: NumbersClassifier) -> Ask:
-    teachers = {"numbers": numbers_teacher(classifier)}
+    teachers = Catalogue([numbers_teacher(classifier)])
     limits = DecodingLimits(images_max=100, file_pixels_max=10_000, request_pixels_max=100_000)
     labelling = Labelling(teachers, Ledger(database), Admission(requests_max=8), limits)
 

@@ -15,6 +15,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "ledger_timeout_s": ("1.5", 1.5),
     "host": ("::1", "::1"),
     "port": ("0", 0),
+    "trusted_networks": ("mine:small, ours.nets:wide", ("mine:small", "ours.nets:wide")),
     "device": ("cuda:1", "cuda:1"),
     "images_per_request_max": ("7", 7),
     "body_bytes_max": ("2048", 2048),

@@ -119,6 +119,8 @@ def test_the_openapi_document_describes_what_is_there(world: World) -> None:
     assert {(method, path) for path, methods in document["paths"].items() for method in methods} == {
         ("get", "/v1/teachers"),
         ("get", "/v1/teachers/{name}"),
+        ("get", "/v1/teachers/{name}/versions/{version}"),
+        ("post", "/v1/teachers/{name}/versions/{version}/labels"),
         ("post", "/v1/teachers/{name}/labels"),
         ("get", "/v1/usage"),
         ("get", "/v1/events"),
