@@ -42,6 +42,8 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 # Goes out in an HTTP header, and an answer whose header cannot be written would be charged and never arrive.
 Version = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$")]
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+# Paths are as long as their owner's folders are deep.
+Command = Annotated[str, Field(min_length=1, max_length=20_000), AfterValidator(_printable)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -102,7 +104,7 @@ class MeasuredTable(_Table):
 class TrainingTable(_Table):
     """How the weights came to be; for people, nothing is computed from it."""
 
-    command: Text
+    command: Command
     seed: int
     device: Text
     threads: int = Field(ge=1, description="torch threads; the same seed on another number gives other last digits")

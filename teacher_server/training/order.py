@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from shared.datasets import Dataset, load_dataset
 from shared.wire.contracts import Resize
 from shared.wire.images import batch_digest, image_digests
-from teacher_server.teachers.manifest import InputTable, Name, Text, Version
+from teacher_server.teachers.manifest import Command, InputTable, Name, Version
 from teacher_server.training.recipes import PRECISIONS, Precision, Recipe, recipe_for
 
 
@@ -58,7 +58,7 @@ def require_fields(order: TrainingOrder) -> None:
     for field, value, allowed in (
         ("name", order.bundle_name, Name),
         ("version", order.version, Version),
-        ("command", order.command, Text),
+        ("command", order.command, Command),
     ):
         try:
             TypeAdapter(allowed).validate_python(value)
