@@ -3,7 +3,7 @@
 import io
 import warnings
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shared.wire.contracts import InputSpec
 from shared.wire.images import Images, InvalidImages
@@ -38,6 +38,9 @@ def decode_image_file(content: bytes, spec: InputSpec, *, pixels_max: int, index
     except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
         raise InvalidImages(f"the image has more than the {pixels_max} pixels allowed", index=index) from error
     except Exception as error:  # Pillow's decoders raise many kinds on hostile files; all mean the same here
+        why = (
+            "it is none of them" if isinstance(error, UnidentifiedImageError) else f"damaged, {type(error).__name__}"
+        )
         raise InvalidImages(
-            f"the file cannot be decoded as one of {', '.join(FORMATS)}: {type(error).__name__}", index=index
+            f"the file cannot be decoded as one of {', '.join(FORMATS)}: {why}", index=index
         ) from error
