@@ -15,14 +15,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ValidationError
 
 from teacher_server.errors import OperatorError
 from teacher_server.ledger.database import beside_ledger, is_held_by_server
-from teacher_server.teachers.catalogue import Catalogue
-from teacher_server.teachers.teacher import Teacher
+
+if TYPE_CHECKING:  # torch, whose two seconds `teacher reload` need not wait
+    from teacher_server.teachers.catalogue import Catalogue
+    from teacher_server.teachers.teacher import Teacher
+
+    Load = Callable[[list[Teacher]], list[Teacher]]
 
 POLL_S = 0.05
 _log = logging.getLogger("teacher_server")
@@ -49,7 +53,7 @@ class ServerState(BaseModel):
 class Reloader:
     """Reloads in a thread of its own, one at a time, for as long as the server runs (use with ``with``)."""
 
-    def __init__(self, ledger_url: str, catalogue: Catalogue, load: Callable[[list[Teacher]], list[Teacher]]) -> None:
+    def __init__(self, ledger_url: str, catalogue: "Catalogue", load: "Load") -> None:
         self._file = state_file(ledger_url)
         self._catalogue = catalogue
         self._load = load

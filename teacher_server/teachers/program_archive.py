@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.export.pt2_archive import PT2ArchiveWriter
 
 from teacher_server.teachers.model_file import ModelFileError
 from teacher_server.teachers.symbolic_sizes import require_size_expression
@@ -222,6 +221,8 @@ _CHECKS: dict[str, Callable[[str], None]] = {
 
 
 def _written(members: dict[str, bytes]) -> bytes:
+    from torch.export.pt2_archive import PT2ArchiveWriter  # seconds that servers of other formats need not wait
+
     buffer = io.BytesIO()
     with PT2ArchiveWriter(buffer) as writer:
         for name, content in members.items():
