@@ -3,6 +3,7 @@
 It conditions on the teacher's own top class of each pool image, bought already with the pool's answers.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,6 +19,9 @@ from distill_client.synthesis.quantise import quantise
 # Bounds the float32 copies of one batch of generated images: 256 images of 28x28x1 down to 111 of 224x224x3.
 _BATCH_GENERATED = 256
 _BATCH_BYTES = 1 << 24
+# A training batch of more values goes through the network in parts, its gradient being their sum: 256 images of
+# 64x64x3 are one part, of 224x224x3 ten.
+_PART_VALUES = 1 << 22
 
 
 def train_cvae(
@@ -36,6 +40,7 @@ def train_cvae(
     """
     device = next(cvae.parameters()).device
     condition = _one_hot(classes_n, cvae.classes).to(device)
+    part_images = max(1, _PART_VALUES // math.prod(cvae.image_chw))
     optimiser = torch.optim.Adam(cvae.parameters(), lr=config.learning_rate, fused=True)
     cvae.train()
     for epoch in range(1, config.epochs + 1):
@@ -43,18 +48,15 @@ def train_cvae(
         noise = torch.randn(len(pool_nhwc), config.latent, generator=generator, device=generator.device).to(device)
         summed_loss = torch.zeros((), device=device)
         for rows in torch.split(order, config.batch_size):
-            # Only a batch at a time is ever in floats; the pool stays as it is, in memory or mapped from a file.
-            batch = torch.from_numpy(np.ascontiguousarray(pool_nhwc[rows.cpu().numpy()])).to(device)
-            images = batch.permute(0, 3, 1, 2).float().div_(255).contiguous()
-            mean, log_variance = cvae.encode(images, condition[rows])
-            z = mean + torch.exp(log_variance / 2) * noise[rows]
-            pixels = F.binary_cross_entropy_with_logits(cvae.decode(z, condition[rows]), images, reduction="sum")
-            divergence = -0.5 * torch.sum(1 + log_variance - mean.square() - log_variance.exp())
-            loss = (pixels + divergence) / len(rows)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part in torch.split(rows, part_images):
+                # Only a part is ever in floats; the pool stays as it is, in memory or mapped from a file.
+                images = torch.from_numpy(np.ascontiguousarray(pool_nhwc[part.cpu().numpy()])).to(device)
+                images_nchw = images.permute(0, 3, 1, 2).float().div_(255).contiguous()
+                loss = _summed_loss(cvae, images_nchw, condition[part], noise[part]) / len(rows)
+                loss.backward()  # type: ignore[no-untyped-call]
+                summed_loss += loss.detach()
             optimiser.step()
-            summed_loss += loss.detach()
         if not summed_loss.isfinite():
             raise ConfigError(
                 f"synthesis.cvae.learning_rate is {config.learning_rate}; the training diverged in epoch {epoch}, "
@@ -62,6 +64,16 @@ def train_cvae(
             )
         if progress is not None:
             progress(epoch)
+
+
+def _summed_loss(
+    cvae: Cvae, images_nchw: torch.Tensor, condition_nk: torch.Tensor, noise_nd: torch.Tensor
+) -> torch.Tensor:
+    mean, log_variance = cvae.encode(images_nchw, condition_nk)
+    z = mean + torch.exp(log_variance / 2) * noise_nd
+    pixels = F.binary_cross_entropy_with_logits(cvae.decode(z, condition_nk), images_nchw, reduction="sum")
+    divergence = -0.5 * torch.sum(1 + log_variance - mean.square() - log_variance.exp())
+    return pixels + divergence
 
 
 def generate(cvae: Cvae, z_nd: NDArray[np.float32], classes_n: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:

@@ -164,3 +164,17 @@ def test_divergence_names_the_learning_rate() -> None:
     cvae = create_cvae(config, image_hwc=(28, 28, 1), classes=2, generator=torch_generator(1, "cvae"))
     with pytest.raises(ConfigError, match=r"synthesis\.cvae\.learning_rate is 1e\+30"):
         train_cvae(cvae, config, pool_nhwc, classes_n, torch_generator(1, "cvae"))
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained_on(part_values: int) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(cvae_module, "_PART_VALUES", part_values)
+        config = CvaeConfig(network="conv", epochs=2, batch_size=16)
+        generator = torch_generator(1, "cvae")
+        cvae = create_cvae(config, image_hwc=(28, 28, 1), classes=2, generator=generator)
+        train_cvae(cvae, config, *two_kinds_of_images(32), generator)
+        return cvae.state_dict()
+
+    whole, parts = trained_on(16 * 28 * 28), trained_on(3 * 28 * 28)
+    for name, weights in whole.items():
+        torch.testing.assert_close(parts[name], weights, atol=1e-4, rtol=1e-3)
