@@ -56,4 +56,9 @@ def find() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:  # such as a mounted folder that only its owner may read
+        raise SystemExit(
+            f"data: {error}; this is user {os.getuid()}, who must be able to read $DISTILL_DATA"
+        ) from None

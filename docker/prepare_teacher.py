@@ -4,6 +4,7 @@ What the demo is about comes from demo.json, which the `data` service wrote.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -80,4 +81,8 @@ def teacher_json(*arguments: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    {"bundle": prepare_bundle, "answers": prepare_answers, "key": prepare_key}[sys.argv[1]]()
+    step = sys.argv[1]
+    try:
+        {"bundle": prepare_bundle, "answers": prepare_answers, "key": prepare_key}[step]()
+    except OSError as error:  # such as a bundle that only its owner may read
+        raise SystemExit(f"{step}: {error}; this is user {os.getuid()}") from None

@@ -1,5 +1,6 @@
 """What the images hold, how the containers are confined, and what the client can reach, read and write."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ WEIGHTS = PROJECT / "bundles" / "fashion-mnist-lenet5" / "weights.safetensors"
 CLIENT_MOUNTS = {"/app/data": False, "/key": False, "/answers": False, "/runs": True}  # place -> may be written
 CLIENT_NETWORKS = ["inner"]
 ROOT_SERVICE = "runs"  # makes the folder for runs writable for the client's group; without any capability
+READ_ONLY = os.strerror(errno.EROFS)  # and not merely another user's
 DECOY_PORT = 20_000 + os.getpid() % 10_000
 TEST_NET = "192.0.2.1"  # RFC 5737: nobody's address. Without a route there, the kernel says so and sends nothing.
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2)"
@@ -117,7 +119,8 @@ def prove_client_reaches_only_its_teacher(stack: Stack) -> None:
         found["uid"] != 0 and capabilities == {"0" * 16} and found["no_new_privileges"] == "1",
         f"client, from the inside: uid {found['uid']}, no capability in any set, no new privileges",
     )
-    require("written" not in found["written"].values(), f"client: {', '.join(found['written'])} cannot be written")
+    refused = {place: why for place, why in found["written"].items() if why == READ_ONLY}
+    require(refused == found["written"], f"client: {', '.join(refused)} cannot be written ({READ_ONLY})")
 
 
 @contextmanager

@@ -12,10 +12,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .confinement import prove_client_reaches_only_its_teacher, prove_containers_are_confined, prove_images
+from .confinement import BASE, prove_client_reaches_only_its_teacher, prove_containers_are_confined, prove_images
 from .engine import PROJECT, Failed, Stack, Up, docker, fact, require
 
 UP_TIMEOUT_S = 600
@@ -43,7 +45,7 @@ print(json.dumps([len(events), events[-1]["hash"]]))
 
 
 def main() -> None:
-    """Prove everything, in an order in which each step stands on the one before."""
+    """Prove everything in folders and projects of our own, and leave none of them behind."""
     started = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     work = Path(tempfile.mkdtemp(prefix="compose-test-"))
@@ -51,24 +53,46 @@ def main() -> None:
     settings = {"DISTILL_RUNS": str(work / "runs"), "DISTILL_DATA": str(data_folder()), "DISTILL_PORT": "0"}
     if os.getuid():  # else the file's own default, so that root need not own what a container wrote
         settings |= {"DISTILL_UID": str(os.getuid()), "DISTILL_GID": str(os.getgid())}
-    stack = Stack(name, settings)
     try:
-        validate(stack)
-        build(stack)
-        prove_images()
-        with Up(stack, work / "up.log") as up:
-            planned = prove_first_up(stack, up, work / "runs")
-            prove_containers_are_confined(stack)
-            prove_client_reaches_only_its_teacher(stack)
-        require(stack.state("teacher")["Status"] == "exited", "Ctrl-C on `up` stops the teacher")
-        prove_ledger_outlives(stack, planned)
-        prove_second_up(stack, work, planned)
+        with clean(Stack(name, settings), work / "runs") as stack:
+            prove_demo(stack, work)
+        (work / "no-data").mkdir()
+        offline = work / "offline.json"
+        offline.write_text(json.dumps({"networks": {"downloads": {"internal": True}}}))
+        settings |= {"DISTILL_RUNS": str(work / "digits"), "DISTILL_DATA": str(work / "no-data")}
+        files = ("docker-compose.yml", str(offline))
+        with clean(Stack(f"{name}digits", settings, files), work / "digits") as stack:
+            prove_digits(stack, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    fact(f"all of it took {time.monotonic() - started:.0f} s")
+
+
+@contextmanager
+def clean(stack: Stack, runs: Path) -> Iterator[Stack]:
+    """Take the project away in the end, and what it wrote, which may be another user's, in a container that may."""
+    try:
+        yield stack
     finally:
         stack.remove()
-        prune(work / "runs", stack)
-    prove_digits(name, settings, work)
-    shutil.rmtree(work, ignore_errors=True)
-    fact(f"all of it took {time.monotonic() - started:.0f} s")
+        if runs.is_dir() and any(runs.iterdir()):
+            user = f"{stack.settings.get('DISTILL_UID', 1000)}:{stack.settings.get('DISTILL_GID', 1000)}"
+            clear = ("--volume", f"{runs}:/runs", BASE, "sh", "-c", "rm -rf /runs/*")
+            docker("run", "--rm", "--network", "none", "--user", user, *clear)
+
+
+def prove_demo(stack: Stack, work: Path) -> None:
+    """The demo, in an order in which each step stands on the one before."""
+    validate(stack)
+    build(stack)
+    prove_images()
+    with Up(stack, work / "up.log") as up:
+        planned = prove_first_up(stack, up, work / "runs")
+        prove_containers_are_confined(stack)
+        prove_client_reaches_only_its_teacher(stack)
+    require(stack.state("teacher")["Status"] == "exited", "Ctrl-C on `up` stops the teacher")
+    prove_ledger_outlives(stack, planned)
+    prove_second_up(stack, work, planned)
 
 
 def data_folder() -> Path:
@@ -219,32 +243,13 @@ def require_alive(up: Up, deadline: float) -> None:
         raise Failed(f"the second `up` has not begun to buy:\n{up.tail()}")
 
 
-def prove_digits(name: str, settings: dict[str, str], work: Path) -> None:
+def prove_digits(stack: Stack, work: Path) -> None:
     """Without data and without a network: the demo runs on digits, with a teacher that is trained on the spot."""
-    (work / "no-data").mkdir()
-    offline = work / "offline.json"
-    offline.write_text(json.dumps({"networks": {"downloads": {"internal": True}}}))
-    settings = {**settings, "DISTILL_RUNS": str(work / "digits"), "DISTILL_DATA": str(work / "no-data")}
-    stack = Stack(f"{name}digits", settings, ("docker-compose.yml", str(offline)))
-    try:
-        with Up(stack, work / "digits.log") as up:
-            code = up.wait_for_client(UP_TIMEOUT_S)
-            printed = up.log.read_text(errors="replace")
-            said = "running on scikit-learn's bundled digits instead" in printed
-            require(code == 0 and said, "without data and network it says so, and runs on scikit-learn's digits", up)
-            require_equal_counts(stack, work / "digits" / "compose")
-    finally:
-        stack.remove()
-        prune(work / "digits", stack)
-
-
-def prune(runs: Path, stack: Stack) -> None:
-    """Empty a folder for runs whose files may be another user's, in a container that may."""
-    if runs.is_dir() and any(runs.iterdir()):
-        user = f"{stack.settings.get('DISTILL_UID', 1000)}:{stack.settings.get('DISTILL_GID', 1000)}"
-        mount = f"{runs}:/runs"
-        clear = ("sh", "-c", "rm -rf /runs/*")
-        docker("run", "--rm", "--network", "none", "--user", user, "-v", mount, "python:3.11-slim", *clear)
+    with Up(stack, work / "digits.log") as up:
+        code = up.wait_for_client(UP_TIMEOUT_S)
+        said = "running on scikit-learn's bundled digits instead" in up.log.read_text(errors="replace")
+        require(code == 0 and said, "without data and network it says so, and runs on scikit-learn's digits", up)
+        require_equal_counts(stack, work / "digits" / "compose")
 
 
 if __name__ == "__main__":
