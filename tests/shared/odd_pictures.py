@@ -1,7 +1,6 @@
 """Every kind of picture people have in their folders, and of file that only looks like one, made on the spot."""
 
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -78,7 +77,7 @@ def unusable_files() -> dict[str, bytes]:
     whole = encode(paint(120), "JPEG")
     return {
         "truncated.jpg": whole[: len(whole) // 2],
-        "corrupt.png": encode(paint(121), "PNG")[:60] + os.urandom(300),
+        "corrupt.png": encode(paint(121), "PNG")[:60] + np.random.default_rng(1).bytes(300),
         "empty.png": b"",
         "a text.jpg": b"These are not the pixels you are looking for.",
         "bomb.png": bomb(),
