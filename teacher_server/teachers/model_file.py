@@ -41,10 +41,10 @@ def identify(content: bytes, file_name: str) -> Format:
     stem, _, suffix = file_name.rpartition(".")
     if content[:4] == b"PK\x03\x04":
         return _identify_zip(content, file_name, stem)
+    if len(content) > 8 and content[8:9] == b"{" and 2 <= int.from_bytes(content[:8], "little") <= len(content) - 8:
+        return "safetensors"  # first, because a header of 640 bytes begins as a pickle does
     if content[:1] == b"\x80" or suffix in _PICKLE_SUFFIXES:
         raise ModelFileError(f"a pickle. {_HOW_TO_CONVERT.format(file=file_name, stem=stem or file_name)}")
-    if len(content) > 8 and content[8:9] == b"{" and 2 <= int.from_bytes(content[:8], "little") <= len(content) - 8:
-        return "safetensors"
     if suffix == "onnx" or content[:1] == b"\x08":  # ModelProto's first field, ir_version
         return "onnx"
     if suffix == "safetensors":

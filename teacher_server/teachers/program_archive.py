@@ -186,6 +186,8 @@ def _require_tree(text: str) -> None:
     try:
         protocol, tree = json.loads(text)
         _require_subtree(tree)
+    except ModelFileError:
+        raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelFileError("the form of the inputs or outputs is damaged") from error
     if protocol != 1:
