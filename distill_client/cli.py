@@ -63,7 +63,7 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     With --teacher, the images' shape and classes and the key's remaining budget are checked as well; the key is read
     from DISTILL_API_KEY. A pool of pictures needs it, or pool.size, to know what size they will have.
     """
-    from distill_client.material import Material, check_budget, check_card
+    from distill_client.material import check_budget, check_card
     from distill_client.report.table import plan_table
 
     experiment = load_config(config)
@@ -71,12 +71,11 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     if teacher is not None:
         with _connected(teacher, experiment) as server:
             card = server.card()
-    material = Material(experiment, card)
+    material = _read_material(experiment, card)
     cost = material.cost
     if card is not None:
         check_card(experiment, card, material.pool)
         check_budget(cost, card)
-    _say_what_was_read(material)
     per_request = experiment.teacher.images_per_request
     requests = sum(math.ceil(images / per_request) for images in asdict(cost).values())
     if as_json:
@@ -99,7 +98,7 @@ def run(
     The key is read from DISTILL_API_KEY. A run that stops for any reason goes on with `distill resume OUT`, and
     nothing is paid for twice.
     """
-    from distill_client.material import Material, check_budget, check_card
+    from distill_client.material import check_budget, check_card
     from distill_client.run_folder import create_run, require_free
     from distill_client.teachers.protocol import key_identity
 
@@ -108,10 +107,9 @@ def run(
     require_free(out)
     with _connected(teacher, experiment) as server:
         card = server.card()
-        material = Material(experiment, card)
+        material = _read_material(experiment, card)
         check_card(experiment, card, material.pool)
         check_budget(material.cost, card)
-        _say_what_was_read(material)
         folder = create_run(
             out, experiment, card, teacher_url=teacher, key_identity=key_identity(server), keep=material.keep
         )
@@ -199,12 +197,20 @@ def predict(
         typer.echo(f"{prediction['file']}: {prediction['class']} ({prediction['probability']:.1%})")
 
 
-def _say_what_was_read(material: Any) -> None:
-    """Which pictures a pool of files came to, and every file that is not among them, on stderr."""
+def _read_material(experiment: RunConfig, card: Any) -> Any:
+    """Read and draw what the run works with; what came of the user's own files is said on stderr."""
+    from distill_client.material import Material
     from distill_client.report.reading import describe_reading
 
-    for line in describe_reading(material.pool, material.test):
+    def say(line: str) -> None:
         _err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    if experiment.pool.is_of_files:
+        say(f"reading pictures: {experiment.pool.source}")
+    material = Material(experiment, card)
+    for line in describe_reading(material.pool, material.test):
+        say(line)
+    return material
 
 
 def _finish(folder: Any, material: Any, teacher_url: str, device: str, *, as_json: bool) -> None:
@@ -213,7 +219,7 @@ def _finish(folder: Any, material: Any, teacher_url: str, device: str, *, as_jso
 
     torch_device = _require_device(device)
     try:
-        with folder, _connected(teacher_url, folder.config) as server:
+        with folder, _connected(teacher_url, folder.config, folder.record.teacher.version) as server:
             with RunProgress(_err) as progress:
                 summary = pipeline.run(folder, material, server, progress, torch_device)
             _draw(folder, summary)
@@ -248,14 +254,14 @@ def _print_summary(summary: dict[str, Any], directory: Path, *, as_json: bool) -
 
 
 @contextlib.contextmanager
-def _connected(url: str, config: RunConfig) -> Iterator[Any]:
+def _connected(url: str, config: RunConfig, version: str | None = None) -> Iterator[Any]:
     from distill_client.teachers.native import announce_retries, connect
 
     secret = os.environ.get(KEY_VARIABLE, "")
     if not secret:
         raise ConfigError(f"{KEY_VARIABLE} is not set: put the key that the teacher's owner gave you into it")
     announce_retries(lambda sentence: _err.print(sentence, highlight=False, markup=False, soft_wrap=True))
-    server = connect(url, secret, config.teacher.name, deadline_s=config.teacher.deadline_s)
+    server = connect(url, secret, config.teacher.name, deadline_s=config.teacher.deadline_s, version=version)
     try:
         yield server
     finally:

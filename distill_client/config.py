@@ -82,6 +82,11 @@ class PoolConfig(Section):
         return self.dataset is None
 
     @property
+    def is_of_files(self) -> bool:
+        """Whether there are pictures of the user's own to be read."""
+        return self.is_unlabelled or str(self.dataset).startswith(FOLDER_PREFIX)
+
+    @property
     def source(self) -> str:
         """The key that names the source and its value, for messages."""
         key = next(key for key in ("dataset", "folder", "file") if getattr(self, key) is not None)

@@ -4,7 +4,8 @@ DistillError
 ├── ConfigError               exit 2: the key, the value and what is allowed
 ├── TeacherError
 │   ├── TeacherRefused        exit 3: a refusal that asking again cannot change
-│   │   └── BudgetExhausted   exit 3: carries granted and spent; the run can be resumed after a grant
+│   │   ├── BudgetExhausted   exit 3: carries granted and spent; the run can be resumed after a grant
+│   │   └── TeacherChanged    exit 8: the version that the run is bought from is not served any more
 │   ├── TeacherUnavailable    exit 4: no answer after bounded retries; the run can be resumed
 │   └── TeacherProtocolError  exit 5: the answer does not fit the contract
 ├── RunStoreError             exit 6: an artefact is missing, torn, or from another configuration
@@ -45,6 +46,12 @@ class BudgetExhausted(TeacherRefused):
         super().__init__(message, code="budget_exhausted")
         self.granted = granted
         self.spent = spent
+
+
+class TeacherChanged(TeacherRefused):
+    """The teacher's owner has put another version in the place of the one that the run is bought from."""
+
+    exit_code = 8
 
 
 class TeacherUnavailable(TeacherError):

@@ -55,7 +55,7 @@ def pool_input(config: PoolConfig, card: TeacherCard | None) -> InputSpec | None
         height, width, channels = size
         fields = {"height": height, "width": width, "channels": channels, "resize": rule or "crop"}
         return InputSpec.model_validate(fields)
-    if config.is_unlabelled or str(config.dataset).startswith(FOLDER_PREFIX):
+    if config.is_of_files:
         raise ConfigError(
             f"pool.size is not given and {config.source}: give the teacher's input, such as pool.size = '64x64x3', "
             "or --teacher URL to ask it"

@@ -5,6 +5,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import httpx2
@@ -17,6 +18,7 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from distill_client.errors import (
     BudgetExhausted,
     ConfigError,
+    TeacherChanged,
     TeacherProtocolError,
     TeacherRefused,
     TeacherUnavailable,
@@ -42,8 +44,8 @@ class _Retryable(Exception):
         self.after_s = after_s
 
 
-def connect(url: str, secret: str, name: str, *, deadline_s: float) -> "NativeTeacher":
-    """A teacher at ``url`` (http or https), asked with ``secret``.
+def connect(url: str, secret: str, name: str, *, deadline_s: float, version: str | None = None) -> "NativeTeacher":
+    """A teacher at ``url`` (http or https), asked with ``secret``; only that version of it, where one is given.
 
     Raises ConfigError for an address or a key that cannot be used.
     """
@@ -60,7 +62,7 @@ def connect(url: str, secret: str, name: str, *, deadline_s: float) -> "NativeTe
     client = httpx2.Client(
         base_url=address, headers={"Authorization": f"Bearer {secret}"}, timeout=timeout, follow_redirects=False
     )
-    return NativeTeacher(client, name, deadline_s=deadline_s)
+    return NativeTeacher(client, name, deadline_s=deadline_s, version=version)
 
 
 def announce_retries(say: Callable[[str], None]) -> None:
@@ -74,17 +76,32 @@ def announce_retries(say: Callable[[str], None]) -> None:
 
 
 class NativeTeacher:
-    """One teacher of one of our servers; may be used from several threads."""
+    """One teacher of one of our servers; may be used from several threads.
 
-    def __init__(self, client: httpx2.Client, name: str, *, deadline_s: float, events_per_page: int = 1000) -> None:
+    With a ``version`` it is asked at that version's own address, so that no other can answer, nor be paid.
+    """
+
+    def __init__(
+        self,
+        client: httpx2.Client,
+        name: str,
+        *,
+        deadline_s: float,
+        events_per_page: int = 1000,
+        version: str | None = None,
+    ) -> None:
         self._client = client
         self._events_per_page = events_per_page
+        self._version = version
         self._path = f"/v1/teachers/{urllib.parse.quote(name, safe='')}"
+        if version is not None:
+            self._path += f"/versions/{urllib.parse.quote(version, safe='')}"
         self._deadline_s = deadline_s
 
     def card(self) -> TeacherCard:
         """See Teacher.card."""
-        return self._get(self._path, TeacherCard)
+        with self._still_served():
+            return self._get(self._path, TeacherCard)
 
     def usage(self) -> Usage:
         """See Teacher.usage."""
@@ -112,11 +129,28 @@ class NativeTeacher:
                 contracts.HEADER_IDEMPOTENCY_KEY: idempotency_key,
             },
         )
-        return _read_answer(self._send(request), images=len(images_nhwc))
+        with self._still_served():
+            response = self._send(request)
+        return _read_answer(response, images=len(images_nhwc))
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    @contextmanager
+    def _still_served(self) -> Iterator[None]:
+        """Say what to do when the version asked for is not there any more."""
+        try:
+            yield
+        except TeacherRefused as error:
+            if self._version is None or error.code != ErrorCode.TEACHER_NOT_FOUND:
+                raise
+            raise TeacherChanged(
+                f"the run is bought from version {self._version} and from no other, but: {error}. Nothing was "
+                "charged for this request, and what was paid for before is kept. Ask the teacher's owner to serve that "
+                "version beside the new one, then go on with `distill resume`; or begin a new run",
+                code=error.code,
+            ) from error
 
     def _get(self, path: str, model: type[Model]) -> Model:
         response = self._send(self._client.build_request("GET", path))

@@ -1,6 +1,7 @@
 """Room for many images: in memory while they are few, else in a file that nobody else sees."""
 
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -22,5 +23,9 @@ def allocate_images(
     if size <= memory_bytes_max:
         return np.empty(shape, np.uint8)
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(size)
+        # Room that is only promised would be found missing in the middle of a write, which no program survives.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
         return np.memmap(file, np.uint8, mode="r+", shape=shape)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from shared.wire.images import batch_digest, image_digests
 from shared.wire.teacher_answers import TeacherAnswers, write_teacher_answers
 from teacher_server.app import create_app
 from teacher_server.ledger.database import Database, open_database
-from teacher_server.ledger.keys import create_key, grant_images
+from teacher_server.ledger.keys import create_key, grant_images, list_keys
 from teacher_server.settings import TeacherSettings
+from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher
 from tests.distill_client.fakes import answer_to, tiny_config
 
@@ -68,6 +69,7 @@ class Served:
 
     url: str
     database: Database
+    catalogue: Catalogue
 
     def key(self, name: str, budget: int = 100) -> str:
         parsed = Disclosure.parse("probabilities")
@@ -83,7 +85,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         hash_teacher("other-classes", tuple("abcdefghij")),
         hash_teacher("tall", height=32),
     ]
-    config = uvicorn.Config(create_app(settings, teachers), port=0, log_level="critical", ws="none")
+    app = create_app(settings, teachers)
+    config = uvicorn.Config(app, port=0, log_level="critical", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -92,7 +95,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     with closing(open_database(ledger, create=True)) as database:
-        yield Served(f"http://127.0.0.1:{port}", database)
+        yield Served(f"http://127.0.0.1:{port}", database, app.state.server.catalogue)
     server.should_exit = True
     thread.join()
 
@@ -233,6 +236,45 @@ def test_run_never_writes_over_anything(served: Served, finished: Finished, tmp_
     result = distill("run", config, "--teacher", served.url, "--out", finished.path, key=finished.secret)
     assert isinstance(result.exception, RunStoreError)
     assert json.loads((finished.path / "summary.json").read_text()) == finished.summary
+
+
+def test_a_run_is_bought_from_one_version_and_stops_when_it_goes(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exchanged in mid-run: exit code 8, nothing of the new one is paid, and with both served it goes on."""
+    old, new = hash_teacher("leaving"), replace(hash_teacher("leaving"), version="2")
+    others = [teacher for teacher in served.catalogue.all() if teacher.name != "leaving"]
+    calls = 0
+
+    class Leaving(HashClassifier):
+        def probabilities(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                served.catalogue.replace([*others, new])
+            return super().probabilities(images_nhwc)
+
+    served.catalogue.replace([*others, replace(old, classifier=Leaving())])
+    config = write_config(tmp_path / "tiny.toml", teacher={"name": "leaving", "requests_in_flight": 1})
+    key, path = served.key("follower"), tmp_path / "run"
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    assert exit_of_main(monkeypatch, "run", config, "--teacher", served.url, "--out", path) == 8
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("distill: the run is bought from version 1 and from no other, but: teacher_not_found: ")
+    assert "of teacher 'leaving' this server has '2'" in message
+    assert "then go on with `distill resume`" in message
+    with closing(sqlite3.connect(path / "answers.sqlite")) as store:
+        kept = store.execute("SELECT version, COUNT(*), SUM(charged) FROM answers").fetchone()
+    assert kept[:2] == ("1", 3)
+    key_row = next(each for each in list_keys(served.database) if each.name == "follower")
+    assert key_row.spent == kept[2], "what was paid is what was kept"
+
+    assert exit_of_main(monkeypatch, "resume", path) == 8
+    served.catalogue.replace([*others, old, new])
+    summary = one_object(distill("resume", path, "--json", key=key))
+    assert summary["teacher"] == {"name": "leaving", "version": "1"}
+    assert summary["audit"]["equal"] is True
+    served.catalogue.replace(others)
 
 
 def test_audit_prints_the_counts_of_both_sides(finished: Finished) -> None:

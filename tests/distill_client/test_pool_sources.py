@@ -261,6 +261,16 @@ def test_size_and_rule_are_checked_against_the_teachers(pictures: Path) -> None:
         Material(config_of({"folder": str(pictures), "resize": "stretch"}), teacher().card())
 
 
+def test_a_published_set_comes_at_another_size_only_when_that_is_said() -> None:
+    network = {"network": "alexnet-half"}
+    with pytest.raises(ConfigError, match="alexnet-half is defined for 32x32 images, not 28x28"):
+        Material(tiny_config(student=network), teacher(image_hwc=(32, 32, 3)).card())
+    material = Material(tiny_config(student=network, pool={"size": "32x32x3"}), teacher(image_hwc=(32, 32, 3)).card())
+    assert material.pool.images_nhwc.shape == (40, 32, 32, 3)
+    assert material.test is not None
+    assert material.test.images_nhwc.shape == (450, 32, 32, 3)
+
+
 def test_a_teacher_that_resizes_nothing_leaves_the_rule_to_the_client(pictures: Path) -> None:
     exact = FakeTeacher(resize="exact")
     with pytest.raises(ConfigError, match="this teacher takes 28 x 28 exactly"):

@@ -100,7 +100,7 @@ def write_experiment(path: Path, evaluation: str = "") -> Path:
 
 
 def test_a_folder_of_odd_pictures_is_distilled_through_a_kill_and_without_the_folder(
-    server: ServerProcess, pictures: Path, tree: Path, tmp_path: Path
+    server: ServerProcess, bundle: Path, pictures: Path, tree: Path, tmp_path: Path
 ) -> None:
     env, run_dir, log = server.create_key("owner", PLANNED), tmp_path / "run", tmp_path / "client.log"
     config = write_experiment(tmp_path / "own.toml", f'dataset = "folder:{tree}"')
@@ -130,6 +130,14 @@ def test_a_folder_of_odd_pictures_is_distilled_through_a_kill_and_without_the_fo
     assert summary["baselines"]["student_alone"] is None
     audit = run_json("distill", "audit", run_dir, "--json", env=env)
     assert audit["equal"] is True
+
+    answers = tmp_path / "answers.npz"
+    run_json(
+        "teacher", "predict", "--bundle", bundle, "--dataset", f"folder:{tree}", "--out", answers, "--json", env=env
+    )
+    evaluated = run_json("distill", "evaluate", run_dir, "--teacher-answers", answers, "--json", env=env)
+    assert evaluated["agreement_on"] == "the owner's answers on the test set"
+    assert evaluated["agreement_images"] == 6
 
     write_all(tmp_path / "new", usable_files())
     files = sorted((tmp_path / "new").iterdir())
