@@ -147,8 +147,8 @@ class NativeTeacher:
                 raise
             raise TeacherChanged(
                 f"the run is bought from version {self._version} and from no other, but: {error}. Nothing was "
-                "charged for this request, and what was paid for before is kept. Ask the teacher's owner to serve that "
-                "version beside the new one, then go on with `distill resume`; or begin a new run",
+                "charged for this request, and what was paid for before is kept. Ask the teacher's owner to serve "
+                "that version beside the new one, then go on with `distill resume`; or begin a new run",
                 code=error.code,
             ) from error
 

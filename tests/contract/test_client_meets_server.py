@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx2
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from distill_client.audit import audit_run
-from distill_client.errors import BudgetExhausted, TeacherRefused
+from distill_client.errors import BudgetExhausted, TeacherChanged, TeacherRefused
 from distill_client.teachers.buying import buy_stage
 from distill_client.teachers.native import NativeTeacher
 from distill_client.teachers.protocol import Answer
@@ -26,6 +26,7 @@ from teacher_server.app import create_app
 from teacher_server.ledger.database import Database, open_database
 from teacher_server.ledger.keys import create_key, grant_images, revoke_key
 from teacher_server.settings import TeacherSettings
+from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher
 from tests.distill_client.fakes import answer_to
 
@@ -70,6 +71,7 @@ class World:
     app_client: TestClient
     database: Database
     classifier: HashClassifier
+    catalogue: Catalogue
     stack: ExitStack
 
     def key(self, name: str = "ada", *, budget: int = 1000, disclosure: str = "probabilities") -> str:
@@ -77,12 +79,18 @@ class World:
         return create_key(self.database, name=name, budget=budget, disclosure=parsed, expires_at=None)[1]
 
     def connect(
-        self, secret: str, name: str = "hash", *, per_page: int = 1000, lost: set[int] | None = None
+        self,
+        secret: str,
+        name: str = "hash",
+        *,
+        per_page: int = 1000,
+        lost: set[int] | None = None,
+        version: str | None = None,
     ) -> NativeTeacher:
         transport = LosingTransport(self.app_client._transport, lost or set())
         headers = {"Authorization": f"Bearer {secret}"}
         client = httpx2.Client(transport=transport, base_url="http://testserver", headers=headers)
-        teacher = NativeTeacher(client, name, deadline_s=5, events_per_page=per_page)
+        teacher = NativeTeacher(client, name, deadline_s=5, events_per_page=per_page, version=version)
         self.stack.callback(teacher.close)
         return teacher
 
@@ -102,10 +110,11 @@ def world(tmp_path: Path) -> Iterator[World]:
     )
     settings = TeacherSettings.load(bundles=(Path("unused"),), ledger=url, images_per_request_max=64)
     with ExitStack() as stack, stamina.set_testing(True, attempts=10):
-        client = stack.enter_context(TestClient(create_app(settings, [served]), raise_server_exceptions=False))
+        app = create_app(settings, [served])
+        client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
         database = open_database(url, create=True)
         stack.callback(database.close)
-        yield World(client, database, classifier, stack)
+        yield World(client, database, classifier, app.state.server.catalogue, stack)
 
 
 def some_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -182,6 +191,29 @@ def test_an_exhausted_budget_comes_with_its_numbers(world: World) -> None:
     teacher.label(some_images(8), "key-1")
     grant_images(world.database, name="ada", images=1)
     assert teacher.label(some_images(3, seed=1), "key-2").remaining == 0
+
+
+def test_a_version_that_is_asked_for_answers_or_nobody_does(world: World) -> None:
+    secret, images = world.key(), some_images(5)
+    teacher = world.connect(secret, version="7")
+    assert teacher.card().version == "7"
+    first = teacher.label(images, "key-1")
+    served = world.catalogue.find("hash")
+    assert served is not None
+    world.catalogue.replace([served, replace(served, version="8/b")])
+    assert world.connect(secret).label(some_images(1, seed=1), "key-2").version == "8/b"
+    assert world.connect(secret, version="8/b").label(some_images(1, seed=2), "key-3").version == "8/b"
+    assert teacher.label(some_images(1, seed=3), "key-4").version == "7"
+
+    world.catalogue.replace([replace(served, version="8/b")])
+    for ask in (teacher.card, lambda: teacher.label(some_images(2, seed=4), "key-5")):
+        with pytest.raises(
+            TeacherChanged, match=r"bought from version 7 .* this server has '8/b'.*distill resume"
+        ) as no:
+            ask()
+        assert no.value.exit_code == 8
+    assert teacher.usage().spent == 8, "another version was not paid"
+    assert np.array_equal(teacher.label(images, "key-1").values, first.values), "what was paid for is still had"
 
 
 def test_refusals_say_what_to_do(world: World) -> None:
