@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from shared.wire.contracts import Resize
-from teacher_server.cli.options import AsJson, Device, TrustNetwork, parse_image_shape
+from teacher_server.cli.options import AsJson, Device, TrustNetwork, parse_image_shape, trusted_networks
 from teacher_server.cli.reporting import operator_mistakes, print_report
 from teacher_server.errors import OperatorError
 
@@ -66,6 +66,43 @@ def import_model(
         )
         folder = out or Path("bundles") / order.name
         made = import_bundle(order, folder, overwrite=overwrite)
+    _print_imported(folder, made, as_json=as_json)
+
+
+@app.command("check")
+def check_bundle(
+    folder: Annotated[Path, typer.Argument(help="a teacher bundle folder")],
+    samples: Samples = None,
+    trust_network: TrustNetwork = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Check everything about a bundle that a server would rely on: exit code 0 when it is sound, 2 when it is not."""
+    from teacher_server.teachers.checking import check_bundle as check
+
+    try:
+        with operator_mistakes():
+            checked = check(
+                folder, samples=samples or (), device=device, trusted_networks=trusted_networks(trust_network)
+            )
+    except OperatorError as error:
+        if not as_json:
+            raise
+        typer.echo(json.dumps({"bundle": str(folder), "sound": False, "fault": str(error)}))
+        raise typer.Exit(2) from error
+    report = {
+        "bundle": str(folder),
+        "sound": True,
+        **_described(checked.bundle.manifest),
+        "sample_images": checked.trial.sample_images,
+        "batch_difference": checked.trial.batch_difference,
+        "notes": list(checked.trial.notes),
+    }
+    notes = [f"note: {note}" for note in checked.trial.notes]
+    print_report(report, _lines(f"{folder}: sound; {_summary(report)}", _tried(report), *notes), as_json=as_json)
+
+
+def _print_imported(folder: Path, made: Any, *, as_json: bool) -> None:
     report = {
         "bundle": str(folder),
         **_described(made.bundle.manifest),
@@ -85,37 +122,6 @@ def import_model(
         ),
         as_json=as_json,
     )
-
-
-@app.command("check")
-def check_bundle(
-    folder: Annotated[Path, typer.Argument(help="a teacher bundle folder")],
-    samples: Samples = None,
-    trust_network: TrustNetwork = None,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Check everything about a bundle that a server would rely on: exit code 0 when it is sound, 2 when it is not."""
-    from teacher_server.teachers.checking import check_bundle as check
-
-    try:
-        with operator_mistakes():
-            checked = check(folder, samples=samples or (), device=device, trusted_networks=trust_network or ())
-    except OperatorError as error:
-        if not as_json:
-            raise
-        typer.echo(json.dumps({"bundle": str(folder), "sound": False, "fault": str(error)}))
-        raise typer.Exit(2) from error
-    report = {
-        "bundle": str(folder),
-        "sound": True,
-        **_described(checked.bundle.manifest),
-        "sample_images": checked.trial.sample_images,
-        "batch_difference": checked.trial.batch_difference,
-        "notes": list(checked.trial.notes),
-    }
-    notes = [f"note: {note}" for note in checked.trial.notes]
-    print_report(report, _lines(f"{folder}: sound; {_summary(report)}", _tried(report), *notes), as_json=as_json)
 
 
 def _described(manifest: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Flags that several commands take."""
 
+import os
 import re
 from typing import Annotated
 
@@ -16,6 +17,12 @@ TrustNetwork = Annotated[
         "--trust-network", help="a module:function that a bundle may run to make its network; repeat for more"
     ),
 ]
+
+
+def trusted_networks(flag: list[str] | None) -> tuple[str, ...]:
+    """What ``--trust-network`` names, or TEACHER_TRUSTED_NETWORKS as the server reads it."""
+    named = flag if flag is not None else os.environ.get("TEACHER_TRUSTED_NETWORKS", "").split(",")
+    return tuple(name.strip() for name in named if name.strip())
 
 
 def parse_image_shape(text: str, flag: str) -> tuple[int, int, int]:

@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shared.datasets import DATASET_NAMES, Skipped, Split
 from shared.wire.contracts import Resize
-from teacher_server.cli.options import AsJson, Device, TrustNetwork, parse_image_shape
+from teacher_server.cli.options import AsJson, Device, TrustNetwork, parse_image_shape, trusted_networks
 from teacher_server.cli.reporting import operator_mistakes, print_report, progress_out
 from teacher_server.training.recipes import Precision
 
@@ -81,20 +81,7 @@ def train(
     )
     with operator_mistakes(), _training_progress() as progress:
         bundle = train_and_write_bundle(order, out, progress=progress, skipped=_name_skipped)
-    measured = bundle.manifest.measured
-    assert measured is not None  # training measures
-    report = {
-        "bundle": str(out),
-        "name": bundle.manifest.name,
-        "version": bundle.manifest.version,
-        "test_accuracy": measured.test_accuracy,
-        "test_images": measured.test_images,
-    }
-    print_report(
-        report,
-        f"{out}: {bundle.manifest.name}, {measured.test_accuracy:.2%} of {measured.test_images} test images",
-        as_json=as_json,
-    )
+    _print_trained(out, bundle.manifest, as_json=as_json)
 
 
 def predict(
@@ -116,11 +103,28 @@ def predict(
 
     with operator_mistakes():
         answers = predict_split(
-            load_bundle(bundle), dataset, split, device=device, trusted_networks=trust_network or ()
+            load_bundle(bundle), dataset, split, device=device, trusted_networks=trusted_networks(trust_network)
         )
         write_teacher_answers(out, answers)
     images = len(answers.probabilities_nk)
     print_report({"answers": str(out), "images": images}, f"{out}: answers to {images} images", as_json=as_json)
+
+
+def _print_trained(out: Path, manifest: Any, *, as_json: bool) -> None:
+    measured = manifest.measured
+    assert measured is not None  # training measures
+    report = {
+        "bundle": str(out),
+        "name": manifest.name,
+        "version": manifest.version,
+        "test_accuracy": measured.test_accuracy,
+        "test_images": measured.test_images,
+    }
+    print_report(
+        report,
+        f"{out}: {manifest.name}, {measured.test_accuracy:.2%} of {measured.test_images} test images",
+        as_json=as_json,
+    )
 
 
 def _name_skipped(split: Split, skipped: tuple[Skipped, ...]) -> None:
