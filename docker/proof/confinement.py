@@ -46,7 +46,7 @@ def prove_images() -> None:
         found = json.loads(docker(*asked, stdin=program, timeout_s=300))
         require(
             not found["found"] and found["files"] > 10_000,
-            f"the {side}'s image has no {', no '.join(ABSENT[side])} among {found['files']:,} files {found['found']}",
+            f"the {side}'s image has no {', no '.join(ABSENT[side])} among {found['files']:,} files{listed(found['found'])}",
         )
     layers = [
         json.loads(docker("image", "inspect", "-f", "{{json .RootFS.Layers}}", image)) for image in IMAGES.values()
@@ -111,7 +111,8 @@ def prove_client_reaches_only_its_teacher(stack: Stack) -> None:
         require(outcome != "reached", f"client: {name} cannot be reached ({outcome})")
     require(found["default_routes"] == 0, "client: there is no default route")
     require(
-        not found["weights"], f"client: no file there has the content of the teacher's weights {found['weights']}"
+        not found["weights"],
+        f"client: no file there has the content of the teacher's weights{listed(found['weights'])}",
     )
     require(not found["teacher_server"], "client: teacher_server cannot be imported")
     capabilities = set(found["capabilities"])
@@ -140,6 +141,11 @@ def decoys() -> Iterator[dict[str, tuple[str, int]]]:
         yield addresses
     finally:
         docker("rm", "--force", *running)
+
+
+def listed(paths: list[str]) -> str:
+    """What was found and should not be there, after a colon; nothing for nothing."""
+    return f": {', '.join(paths[:20])}" if paths else ""
 
 
 def network(stack: Stack, name: str) -> dict[str, Any]:
