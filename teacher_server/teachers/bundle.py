@@ -25,6 +25,7 @@ from teacher_server.teachers.manifest import BundleManifest, WeightsTable
 
 MANIFEST_FILE = "teacher.toml"
 WEIGHTS_FILE = "weights.safetensors"
+FAULTS_SHOWN = 8
 
 
 class BundleError(ValueError):
@@ -203,7 +204,7 @@ def manifest_faults(error: ValidationError) -> list[str]:
 
 
 def _require_tensors(bundle: Bundle, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    """Compare names, shapes, dtypes and finiteness; raises BundleError naming every tensor at fault."""
+    """Compare names, shapes, dtypes and finiteness; raises BundleError naming the tensors at fault."""
     faults = [f"{name} is missing" for name in wanted if name not in found]
     faults += [f"{name} is not a tensor of the network" for name in found if name not in wanted]
     for name in wanted.keys() & found.keys():
@@ -216,7 +217,9 @@ def _require_tensors(bundle: Bundle, found: Mapping[str, torch.Tensor], wanted: 
         manifest = bundle.manifest
         name = manifest.network.name if manifest.network else ""
         network = f"{name} with {len(manifest.classes)} classes"
-        raise BundleError(f"{bundle.weights_path}: does not fit network.name {network}: {'; '.join(sorted(faults))}")
+        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        shown = "; ".join(sorted(faults)[:FAULTS_SHOWN]) + more
+        raise BundleError(f"{bundle.weights_path}: does not fit network.name {network}: {shown}")
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -122,9 +122,10 @@ def _require_tensors_only(content: bytes, name: str) -> None:
     try:
         torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # the restricted unpickler has no one kind of error
-        reason = str(error).strip().split("\n")[0][:200]
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))  # what the restricted unpickler would not call
+        what = f"it calls {called[1]}" if called else "it is no archive of tensors"
         raise ModelFileError(
-            f"{name} is a pickle of more than tensors, which is never loaded ({reason}). Where you trust the file: "
+            f"{name} is a pickle of more than tensors ({what}), which is never loaded. Where you trust the file: "
             "program = torch.export.load(FILE); program.example_inputs = None; torch.export.save(program, NEW_FILE)"
         ) from error
 

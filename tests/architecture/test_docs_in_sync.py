@@ -60,6 +60,9 @@ def test_every_configuration_key_is_documented() -> None:
 def test_readme_names_every_command() -> None:
     for words in (
         "teacher serve",
+        "teacher reload",
+        "teacher bundle import",
+        "teacher bundle check",
         "teacher train",
         "teacher predict",
         "teacher keys create",

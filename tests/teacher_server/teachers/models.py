@@ -37,7 +37,8 @@ def small_network() -> SmallNetwork:
 
 def small(*, height: int, width: int, channels: int, classes: int) -> nn.Module:
     """As the owner's own `module:function`."""
-    assert (height, width, channels, classes) == (16, 16, 3, len(CLASSES))
+    assert (height, width, channels) == (16, 16, 3)
+    assert classes
     return SmallNetwork()
 
 
