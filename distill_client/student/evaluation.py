@@ -1,15 +1,23 @@
 """What a student predicts, and how well: against true labels, and against its teacher."""
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 
+# Bounds a batch and the network's activations on it: 1,024 images of up to 36x36x3, 27 of 224x224x3.
+_BATCH_IMAGES = 1024
+_BATCH_VALUES = 1 << 22
+
+
 def predict_probabilities(
-    network: nn.Module, images_nhwc: NDArray[np.uint8], batch_size: int = 1024
+    network: nn.Module, images_nhwc: NDArray[np.uint8], batch_size: int | None = None
 ) -> NDArray[np.float32]:
     """Class probabilities_nk float32 of uint8 images_nhwc, computed in evaluation mode where the weights are."""
+    batch_size = batch_size or min(_BATCH_IMAGES, max(1, _BATCH_VALUES // math.prod(images_nhwc.shape[1:])))
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()

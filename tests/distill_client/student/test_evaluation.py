@@ -32,3 +32,24 @@ def test_nothing_to_compare_is_an_error() -> None:
         accuracy(student, np.zeros(2, dtype=np.int64))
     with pytest.raises(ValueError, match="cannot compare"):
         accuracy(student[:0], np.zeros(0, dtype=np.int64))
+
+
+@pytest.mark.parametrize(("side", "largest"), [(28, 1024), (224, 27)])
+def test_large_images_are_predicted_in_small_batches_and_all_of_them(side: int, largest: int) -> None:
+    sizes: list[int] = []
+
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images_nchw))
+            return torch.stack([images_nchw.mean(dim=(1, 2, 3)) * self.scale, torch.zeros(len(images_nchw))], dim=1)
+
+    count = largest + 5
+    images = np.zeros((count, side, side, 3), np.uint8)
+    images[-3:] = 255
+    probabilities = predict_probabilities(Mean(), images)
+    assert sizes == [largest, 5]
+    assert np.flatnonzero(probabilities[:, 0] > 0.6).tolist() == [count - 3, count - 2, count - 1]
