@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-
 # Bounds a batch and the network's activations on it: 1,024 images of up to 36x36x3, 27 of 224x224x3.
 _BATCH_IMAGES = 1024
 _BATCH_VALUES = 1 << 22

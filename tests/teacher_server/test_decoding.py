@@ -11,6 +11,7 @@ from shared.wire.error_codes import ErrorCode
 from shared.wire.images import encode_npy
 from teacher_server.decoding import DecodingLimits, ImageFilesBody, NpyBody, decode_body
 from teacher_server.errors import Refusal
+from teacher_server.teachers.manifest import InputTable
 
 SPEC = InputSpec(height=4, width=6, channels=3)
 LIMITS = DecodingLimits(images_max=5, file_pixels_max=1000, request_pixels_max=2000)
@@ -38,6 +39,32 @@ def test_files_keep_their_order_and_take_the_teacher_s_shape() -> None:
     images = decode_body(ImageFilesBody(contents), SPEC, LIMITS)
     assert images.shape == (3, 4, 6, 3)
     assert images[:, 0, 0, 0].tolist() == [9, 3, 7]
+
+
+def test_a_file_of_another_size_is_cut_stretched_or_refused_as_the_teacher_declares() -> None:
+    buffer = io.BytesIO()
+    ends = np.zeros((40, 20, 3), np.uint8)  # twice as high as wide; bright at both ends, where a cut is made
+    ends[:10] = ends[30:] = 200
+    Image.fromarray(ends).save(buffer, "PNG")
+    files = ImageFilesBody((png(4, 6), buffer.getvalue()))
+    limits = DecodingLimits(images_max=5, file_pixels_max=1000, request_pixels_max=2000)
+
+    stretched = decode_body(files, SPEC.model_copy(update={"resize": "stretch"}), limits)[1]
+    assert stretched[:, 0, 0].tolist() == [175, 25, 25, 175]  # antialiased
+    cut = decode_body(files, SPEC.model_copy(update={"resize": "crop"}), limits)[1]
+    assert not cut.any()
+    with pytest.raises(Refusal, match="20 x 40 pixels; this teacher takes 6 x 4 exactly") as caught:
+        decode_body(files, SPEC.model_copy(update={"resize": "exact"}), limits)
+    assert caught.value.code is ErrorCode.INVALID_IMAGES
+    assert caught.value.members == {"index": 1}
+
+
+def test_a_manifest_that_says_no_rule_resizes_nothing() -> None:
+    table = {"height": 4, "width": 6, "channels": 1, "mean": [0.0], "std": [1.0]}
+    assert InputTable.model_validate(table).resize == "exact"
+    assert InputTable.model_validate({**table, "resize": "crop"}).resize == "crop"
+    with pytest.raises(ValueError, match="'exact', 'crop' or 'stretch'"):
+        InputTable.model_validate({**table, "resize": "fill"})
 
 
 def test_pixels_are_shared_among_the_files_of_a_request() -> None:
