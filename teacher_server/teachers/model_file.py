@@ -72,5 +72,5 @@ def _identify_zip(content: bytes, file_name: str, stem: str) -> Format:
     if "data.pkl" in names:
         raise ModelFileError(f"a pickle. {_HOW_TO_CONVERT.format(file=file_name, stem=stem or file_name)}")
     raise ModelFileError(
-        "a zip archive, but no torch.export program of torch 2.9 or newer; save it again with torch.export.save"
+        "a zip archive, but no torch.export program as torch 2.11 writes it; save it again with torch.export.save"
     )

@@ -58,8 +58,8 @@ def sanitised_program(content: bytes) -> bytes:
             config_name = pattern.format(name)
             if f"{folder}{name}.pt" in members or config_name not in members:
                 raise ModelFileError(
-                    f"{folder}{name}.pt is a pickle, as torch before 2.9 wrote it; a pickle is never loaded. Save "
-                    "the program again with torch.export.save of a newer torch"
+                    f"{folder}{name}.pt is a pickle, as older versions of torch wrote it, and never loaded. Save "
+                    "the program again with torch.export.save of a newer one"
                 )
             config = _parsed(archive, members[config_name])
             cleaned[pattern.format("model")] = json.dumps(_cleaned_config(config)).encode()

@@ -148,7 +148,7 @@ FILES: dict[str, Callable[[Owner], str]] = {
     "`.pt2` with a malicious pickle as sample inputs": lambda owner: owner.attack("sample inputs"),
     "`.pt2` with a pickle as a weight": lambda owner: owner.attack("a weight"),
     "`.pt2` with a pickle as a constant": lambda owner: owner.attack("an opaque object"),
-    "`.pt2` with weights as torch 2.8 wrote them": lambda owner: owner.attack("weights as torch 2.8 wrote them"),
+    "`.pt2` with weights as older torch wrote them": lambda owner: owner.attack("weights as older torch wrote them"),
     "`.pt2` that calls os.system": lambda owner: owner.attack("os.system"),
     "`.pt2` that reads a file": lambda owner: owner.attack("a file operator"),
     "`.pt2` with Python text as a size": lambda owner: (

@@ -31,10 +31,19 @@ from teacher_server.teachers.checking import check_bundle
 from teacher_server.teachers.classifier import ClassifierFault, load_classifier
 from teacher_server.teachers.importing import Imported, ImportOrder, import_bundle
 from teacher_server.teachers.model_file import ModelFileError, identify
+from teacher_server.teachers.onnx_forward import OnnxForward
 from teacher_server.teachers.onnx_model import require_self_contained
 from teacher_server.teachers.teacher import load_teacher, load_teachers
 from tests.teacher_server.support import PROBABILITIES, Holder
-from tests.teacher_server.teachers.models import CLASSES, SmallNetwork, export, order_for, small_network, to_onnx
+from tests.teacher_server.teachers.models import (
+    CLASSES,
+    SmallNetwork,
+    export,
+    order_for,
+    rewrite_archive,
+    small_network,
+    to_onnx,
+)
 
 OWN = "tests.teacher_server.teachers.models:small"
 IMAGES_NHWC = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
@@ -341,6 +350,18 @@ def test_formats_are_told_by_their_content(files: Path) -> None:
         assert identify((files / name).read_bytes(), "some-file") == form
 
 
+def test_a_program_is_loaded_wherever_it_was_exported(files: Path, tmp_path: Path) -> None:
+    """What a GPU's machine saved names its device for every tensor; here there is none."""
+    file = tmp_path / "from-a-gpu.pt2"
+
+    def on_cuda(_: str, content: bytes) -> bytes:
+        return content.replace(b'{"type": "cpu", "index": null}', b'{"type": "cuda", "index": 0}')
+
+    file.write_bytes(rewrite_archive((files / "mine.pt2").read_bytes(), on_cuda))
+    assert file.read_bytes().count(b'"cuda"') > 10
+    np.testing.assert_allclose(answers(import_bundle(order(file), tmp_path / "b")), reference(), rtol=0, atol=1e-6)
+
+
 # --- ONNX ---------------------------------------------------------------------------------------------------------
 
 
@@ -396,6 +417,19 @@ def test_images_go_in_as_the_model_takes_them(tmp_path: Path) -> None:
     logits = (IMAGES_NHWC / 255).reshape(len(IMAGES_NHWC), -1) @ weights
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(answers(made), expected, rtol=0, atol=1e-5)
+
+
+def test_where_onnxruntime_has_no_cuda_the_cpu_answers_and_that_is_said(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    made = import_bundle(order(files / "mine.onnx"), tmp_path / "bundle")
+    forward = OnnxForward(made.bundle.weights_path.read_bytes(), made.bundle.manifest, torch.device("cuda"))
+    np.testing.assert_allclose(forward(IMAGES_NHWC), reference(), rtol=0, atol=1e-6)
+    assert "teacher mine runs on the CPU: onnxruntime has no CUDA here" in caplog.text
 
 
 def test_without_onnxruntime_the_owner_is_told_what_to_install(
