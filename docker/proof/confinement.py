@@ -46,7 +46,8 @@ def prove_images() -> None:
         found = json.loads(docker(*asked, stdin=program, timeout_s=300))
         require(
             not found["found"] and found["files"] > 10_000,
-            f"the {side}'s image has no {', no '.join(ABSENT[side])} among {found['files']:,} files{listed(found['found'])}",
+            f"the {side}'s image has no {', no '.join(ABSENT[side])} among {found['files']:,} files"
+            + listed(found["found"]),
         )
     layers = [
         json.loads(docker("image", "inspect", "-f", "{{json .RootFS.Layers}}", image)) for image in IMAGES.values()
