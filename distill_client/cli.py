@@ -65,6 +65,7 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     """
     from distill_client.material import check_budget, check_card
     from distill_client.report.table import plan_table
+    from distill_client.teachers.buying import images_per_request
 
     experiment = load_config(config)
     card = None
@@ -76,7 +77,8 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     if card is not None:
         check_card(experiment, card, material.pool)
         check_budget(cost, card)
-    per_request = experiment.teacher.images_per_request
+    wanted = experiment.teacher.images_per_request
+    per_request = wanted if card is None else images_per_request(wanted, card)
     requests = sum(math.ceil(images / per_request) for images in asdict(cost).values())
     if as_json:
         report = {"phases": asdict(cost), "total": cost.total, "budget_images": experiment.budget_images}

@@ -22,6 +22,7 @@ from distill_client.pool import (
 )
 from distill_client.randomness import numpy_generator, torch_generator
 from distill_client.run_folder import RunFolder
+from distill_client.teachers.buying import images_per_request
 from shared.datasets import Dataset, DatasetUnavailable, load_dataset
 from shared.wire.contracts import Resize, TeacherCard
 from shared.wire.images import image_digests
@@ -115,13 +116,14 @@ class Material:
 
 
 def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:
-    """Raise ConfigError when the pool's images or classes are not the teacher's."""
+    """Raise ConfigError when the pool's images or classes are not the teacher's, or no request can hold one."""
     wanted = (card.input.height, card.input.width, card.input.channels)
     if pool.images_nhwc.shape[1:] != wanted:
         raise ConfigError(
             f"{config.pool.source} with images of {pool.images_nhwc.shape[1:]}; "
             f"teacher {card.name} takes {wanted} (height, width, channels)"
         )
+    images_per_request(config.teacher.images_per_request, card)
     if pool.class_names and tuple(card.classes) != pool.class_names:
         raise ConfigError(
             f"{config.pool.source} with classes {list(pool.class_names)}; "

@@ -34,7 +34,7 @@ from distill_client.student.targets import top_classes
 from distill_client.synthesis.cvae import generate, train_cvae
 from distill_client.synthesis.cvae_networks import create_cvae
 from distill_client.synthesis.mixup import mix_pairs
-from distill_client.teachers.buying import buy_stage, refuse_test_images
+from distill_client.teachers.buying import buy_stage, images_per_request, refuse_test_images
 from distill_client.teachers.protocol import Answer, Teacher
 from distill_client.teachers.store import LabelledImages
 from shared.wire.images import Images
@@ -153,7 +153,7 @@ def _buy(
     """Record a stage unless it is recorded, and buy what has no answer yet; ``render`` gives its images in blocks."""
     config, labels = folder.config.teacher, folder.labels
     if not labels.has_stage(stage):
-        size = min(config.images_per_request, folder.record.teacher.images_per_request_max)
+        size = images_per_request(config.images_per_request, folder.record.teacher)
         labels.record_stage(stage, refuse_test_images(render(), forbidden, stage), images_per_request=size)
     with folder.timed(f"buy_{stage}"):
         images, bought = labels.stage_images(stage)

@@ -12,6 +12,23 @@ from distill_client.teachers.store import Batch, PaidLabels
 from shared.wire.contracts import TeacherCard
 from shared.wire.images import Images, image_digests
 
+_NPY_HEADER_BYTES_MAX = 256
+
+
+def images_per_request(wanted: int, card: TeacherCard) -> int:
+    """How many images a batch may have: what is wanted, what the teacher takes, and what fits into a body of its.
+
+    Raises ConfigError when not even one image does.
+    """
+    image_bytes = card.input.height * card.input.width * card.input.channels
+    fitting = (card.body_bytes_max - _NPY_HEADER_BYTES_MAX) // image_bytes
+    if fitting < 1:
+        raise ConfigError(
+            f"teacher {card.name} takes requests of {card.body_bytes_max} bytes, and one image of its input has "
+            f"{image_bytes}; its owner must allow more (TEACHER_BODY_BYTES_MAX)"
+        )
+    return min(wanted, card.images_per_request_max, fitting)
+
 
 def refuse_test_images(blocks: Iterable[Images], forbidden: frozenset[bytes], stage: str) -> Iterator[Images]:
     """Hand on a stage's images block by block.

@@ -17,10 +17,10 @@ from distill_client.errors import (
     TeacherProtocolError,
     TeacherUnavailable,
 )
-from distill_client.teachers.buying import buy_stage, refuse_test_images
+from distill_client.teachers.buying import buy_stage, images_per_request, refuse_test_images
 from distill_client.teachers.protocol import Answer
 from distill_client.teachers.store import PaidLabels
-from shared.wire.images import image_digests
+from shared.wire.images import encode_npy, image_digests
 from tests.distill_client.fakes import FakeTeacher, answer_to
 
 
@@ -229,3 +229,15 @@ def test_test_images_are_named_before_anything_is_sent() -> None:
         list(refuse_test_images(halves, forbidden, "mixup"))
     # the same bytes under another shape are another image
     list(refuse_test_images([images.reshape(6, 2, 8, 1)], forbidden, "mixup"))
+
+
+def test_a_request_holds_what_the_teacher_takes_in_images_and_in_bytes() -> None:
+    large = FakeTeacher(image_hwc=(224, 224, 3)).card()  # takes bodies of 32 MiB
+    assert images_per_request(256, large) == 222
+    assert images_per_request(100, large) == 100
+    assert images_per_request(256, FakeTeacher(images_per_request_max=10).card()) == 10
+    assert images_per_request(256, FakeTeacher().card()) == 256
+    body = len(encode_npy(np.zeros((222, 224, 224, 3), np.uint8)))
+    assert body <= large.body_bytes_max < body + 224 * 224 * 3
+    with pytest.raises(ConfigError, match="requests of 1024 bytes, and one image of its input has 150528"):
+        images_per_request(256, large.model_copy(update={"body_bytes_max": 1024}))
