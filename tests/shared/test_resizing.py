@@ -4,6 +4,8 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
@@ -79,6 +81,23 @@ def test_tiny_and_thin_pictures_are_fitted_without_growing_first(size: tuple[int
     fitted = fit(Image.new("RGB", size, (7, 8, 9)), 64, 48, resize)
     assert fitted.shape == (64, 48, 3)
     assert np.unique(fitted.reshape(-1, 3), axis=0).tolist() == [[7, 8, 9]]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    wanted=st.tuples(st.integers(1, 80), st.integers(1, 80)),
+    channels=st.sampled_from([1, 3]),
+    resize=st.sampled_from(["crop", "stretch"]),
+)
+def test_every_size_fits_every_input(
+    size: tuple[int, int], wanted: tuple[int, int], channels: int, resize: Resize
+) -> None:
+    """Nothing is invented: no level is outside what the picture holds, whatever is cut or enlarged."""
+    levels = np.random.default_rng(size[0]).integers(40, 200, (*size, 3), np.uint8)
+    fitted = fit(Image.fromarray(levels), *wanted, resize, channels)
+    assert fitted.shape == (*wanted, channels)
+    assert 40 - 1 <= fitted.min() <= fitted.max() <= 200
 
 
 def test_the_cut_is_made_after_the_rotation() -> None:
