@@ -11,7 +11,9 @@ from teacher_server.teachers.bundle import Bundle
 from teacher_server.teachers.forward import BatchRows, Forward, load_forward
 from teacher_server.teachers.manifest import BundleManifest
 
-ROWS_PER_BATCH = 256
+ROWS_PER_BATCH_MAX = 256
+# What one forward may hold in memory grows with the pixels of its batch: 64x64 images go 256 at a time, 224x224 41.
+PIXELS_PER_BATCH = {"cpu": 2**21, "cuda": 2**24}
 SUM_TOLERANCE = 1e-3  # how far a row of a network's own probabilities may be from summing to one
 
 
@@ -38,7 +40,9 @@ class NetworkClassifier:
     Calls are serialised by a lock: one forward already uses every core (or the whole GPU) it may use.
     """
 
-    def __init__(self, forward: Forward, manifest: BundleManifest, *, rows_per_batch: int = ROWS_PER_BATCH) -> None:
+    def __init__(
+        self, forward: Forward, manifest: BundleManifest, *, rows_per_batch: int = ROWS_PER_BATCH_MAX
+    ) -> None:
         if rows_per_batch < 1:
             raise ValueError(f"rows_per_batch is {rows_per_batch}; allowed is 1 or more")
         self._forward = forward
@@ -119,14 +123,22 @@ def load_classifier(
     bundle: Bundle,
     device: str = "cpu",
     *,
-    rows_per_batch: int = ROWS_PER_BATCH,
+    rows_per_batch: int | None = None,
     trusted_networks: Collection[str] = (),
     content: bytes | None = None,
 ) -> NetworkClassifier:
     """Load a bundle's network, of whichever format, as a classifier on ``device``.
 
-    ``content`` stands for the weights file of a bundle that is not written yet. Raises BundleError,
-    and ValueError for a device this machine does not have.
+    ``rows_per_batch`` is chosen by the size of the images, where it is not given. ``content`` stands for the weights
+    file of a bundle that is not written yet. Raises BundleError, and ValueError for a device this machine does not
+    have.
     """
     forward = load_forward(bundle, device, trusted_networks=trusted_networks, content=content)
-    return NetworkClassifier(forward, bundle.manifest, rows_per_batch=rows_per_batch)
+    rows = suitable_rows(bundle.manifest, device) if rows_per_batch is None else rows_per_batch
+    return NetworkClassifier(forward, bundle.manifest, rows_per_batch=rows)
+
+
+def suitable_rows(manifest: BundleManifest, device: str) -> int:
+    """How many images of this size go through a network at once on ``device``; at least one."""
+    pixels = PIXELS_PER_BATCH["cuda" if device.startswith("cuda") else "cpu"]
+    return max(1, min(ROWS_PER_BATCH_MAX, pixels // (manifest.input.height * manifest.input.width)))

@@ -29,7 +29,7 @@ _PAYLOAD_CONFIGS = {
 _SAMPLE_INPUTS = "data/sample_inputs/{}.pt"
 _PAYLOAD_NAME = re.compile(r"(weight|tensor)_[0-9]+")
 
-_IDENTIFIER = re.compile(r"-?[A-Za-z0-9_.]*")  # no quote, bracket or space: nothing to break out of source text with
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]*")  # no quote, bracket or space: nothing to break out of source text with
 _TARGETS = re.compile(
     r"torch\.ops\.(aten|prims)\.[A-Za-z0-9_]+\.[A-Za-z0-9_]+"
     r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast|cond)"
@@ -172,7 +172,7 @@ def _text(text: str, key: str) -> str:
     if check is not None:
         check(text)
     elif not _IDENTIFIER.fullmatch(text):
-        raise ModelFileError(f"{key} is {text[:80]!r}; allowed are letters, digits, _ and .")
+        raise ModelFileError(f"{key} is {text[:80]!r}; allowed are letters, digits, _ . and -")
     return text
 
 

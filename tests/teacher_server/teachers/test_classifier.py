@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from teacher_server.teachers.bundle import Bundle, load_network
-from teacher_server.teachers.classifier import Classifier, ClassifierFault, load_classifier
+from teacher_server.teachers.classifier import Classifier, ClassifierFault, load_classifier, suitable_rows
 from tests.teacher_server.teachers.conftest import MakeBundle
 
 
@@ -100,6 +100,15 @@ def test_read_only_and_strided_images_are_taken_and_left_alone(bundle: Bundle) -
     np.testing.assert_array_equal(classifier.probabilities(np.asfortranarray(images_nhwc)), expected)
     np.testing.assert_allclose(classifier.probabilities(images_nhwc[::-2]), expected[::-2], atol=1e-5)
     np.testing.assert_array_equal(images_nhwc, untouched)
+
+
+@pytest.mark.parametrize(
+    ("side", "device", "rows"),
+    [(28, "cpu", 256), (64, "cpu", 256), (224, "cpu", 41), (4096, "cpu", 1), (224, "cuda:1", 256), (4096, "cuda", 1)],
+)
+def test_large_images_go_through_in_smaller_batches(bundle: Bundle, side: int, device: str, rows: int) -> None:
+    size = bundle.manifest.input.model_copy(update={"height": side, "width": side})
+    assert suitable_rows(bundle.manifest.model_copy(update={"input": size}), device) == rows
 
 
 def test_no_images_give_no_rows(bundle: Bundle) -> None:

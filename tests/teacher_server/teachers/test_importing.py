@@ -201,6 +201,37 @@ def test_the_one_output_that_fits_is_the_answer(tmp_path: Path) -> None:
     np.testing.assert_allclose(answers(made), reference(), rtol=0, atol=1e-6)
 
 
+class Unusual(nn.Module):
+    """What real architectures do: constants, no_grad and autocast inside, sizes of the batch, hyphens in names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layers = nn.ModuleDict({"block1-0": nn.Conv2d(3, 8, 3), "head": nn.Linear(8, len(CLASSES))})
+        self.register_buffer("shift", torch.ones(3, 1, 1), persistent=False)
+
+    def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
+        rows = images_nchw.shape[0]
+        with torch.no_grad():
+            shifted = images_nchw * torch.tensor([[[0.5]], [[1.0]], [[2.0]]]) + self.shift
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=False):
+            hidden = self.layers["block1-0"](shifted)
+        pooled = hidden.reshape(rows, 8, -1).mean(-1)
+        logits_nk: torch.Tensor = self.layers["head"](pooled) + 0 * torch.arange(rows)[:, None]
+        return logits_nk
+
+
+def test_what_real_architectures_do_is_taken(tmp_path: Path) -> None:
+    network = Unusual().eval()
+    file = tmp_path / "unusual.pt2"
+    file.write_bytes(export(network))
+    made = import_bundle(order(file, mean=(0.0,) * 3, std=(1.0,) * 3), tmp_path / "bundle")
+    with torch.no_grad():
+        images_nchw = torch.tensor(IMAGES_NHWC.transpose(0, 3, 1, 2).copy()).float() / 255
+        expected = network(images_nchw).softmax(1).numpy()
+    np.testing.assert_allclose(answers(made), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("network", "says"),
     [

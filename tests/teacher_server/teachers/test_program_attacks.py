@@ -175,7 +175,7 @@ ATTACKS: dict[str, tuple[Callable[[bytes, Path], bytes], str]] = {
         with_tree({"type": "builtins.dict", "context": '[{"__enum__": true, "fqn": "os:x"}]', "children_spec": []}),
         "a form that is not only names",
     ),
-    "a name in generated source": (with_name, "allowed are letters, digits, _ and ."),
+    "a name in generated source": (with_name, "allowed are letters, digits, _ . and -"),
     "a shared library": (with_library, "is compiled code (AOTInductor), which is not run"),
 }
 
