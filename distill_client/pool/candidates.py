@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distill_client.config import PoolConfig
 from distill_client.errors import ConfigError
 from shared.datasets import FOLDER_PREFIX, DatasetUnavailable, Skipped, fit_images, load_dataset
-from shared.datasets.pictures import find_pictures, read_pictures
+from shared.datasets.pictures import find_pictures, printable_name, read_pictures
 from shared.wire.contracts import InputSpec, TeacherCard
 from shared.wire.images import decode_npy
 
@@ -98,7 +98,7 @@ def _read_folder(folder: Path, spec: InputSpec) -> Candidates:
         raise DatasetUnavailable("there is no such folder")
     found, of_other_kinds = find_pictures(folder)
     pictures = read_pictures(found, folder, spec)
-    files = tuple(found[index].relative_to(folder).as_posix() for index in pictures.files)
+    files = tuple(printable_name(found[index], folder) for index in pictures.files)
     return Candidates(str(folder), pictures.images_nhwc, files=files, skipped=(*of_other_kinds, *pictures.skipped))
 
 

@@ -165,15 +165,18 @@ def _header(path: Path) -> tuple[int, int, bool] | None:
 
 
 def skip(path: Path, root: Path, reason: str) -> Skipped:
-    """A file that is passed over; characters that a terminal would obey or could not print are replaced."""
+    """A file that is passed over, by its printable name."""
+    return Skipped(printable_name(path, root), reason)
+
+
+def printable_name(path: Path, root: Path) -> str:
+    """A path below ``root``; characters that a terminal would obey, or no text can hold, are replaced."""
     try:
         name = path.relative_to(root)
     except ValueError:
         name = path
     text = os.fsencode(name.as_posix()).decode("utf-8", "replace")
-    return Skipped(
-        "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text), reason
-    )
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _reason(error: OSError) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -88,6 +89,23 @@ def test_what_was_read_is_told(pictures: Path) -> None:
     assert lines[0] == f"pool: 20 of 29 usable pictures in {pictures}"
     assert "  skipped empty.png: the image file is empty" in lines
     assert len(lines) == 1 + len(material.pool.skipped)
+
+
+def test_names_that_no_text_can_hold_are_kept_as_far_as_they_go(tmp_path: Path) -> None:
+    """A name in Latin-1, and one that would colour the terminal red."""
+    folder = tmp_path / "pictures"
+    write_good_pictures(folder, 18)
+    for name, seed in ((b"\xe4pfel.png", 300), (b"\x1b[31mred.png", 301)):
+        with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+            file.write(encode(paint(seed), "PNG"))
+    material = Material(config_of({"folder": str(folder)}), teacher().card())
+    (tmp_path / "run").mkdir()
+    material.keep(tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "pool.json").read_text(encoding="utf-8"))
+    assert {"\ufffdpfel.png", "\ufffd[31mred.png"} <= set(kept["files"])
+    found = pool_package.read_kept_pool(tmp_path / "run")
+    assert found is not None
+    assert found[0].files == material.pool.files
 
 
 def test_long_lists_of_bad_files_are_cut_on_the_terminal_only(tmp_path: Path) -> None:

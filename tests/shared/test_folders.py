@@ -1,6 +1,9 @@
 """Folders of pictures: labelled trees, and everything that lies about in them."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -158,22 +161,33 @@ def test_pipes_and_unprintable_names_are_survived(tmp_path: Path) -> None:
     assert set(skipped) == {"pipe.jpg", "bell\ufffd and \ufffd[31mred.jpg", "latin-\ufffd.jpg"}
 
 
-def test_files_without_permission_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused by the system as it refuses everybody but root, who may run this test."""
-    write_good_pictures(tmp_path, 2)
-    whole = Path.read_bytes
+@pytest.fixture
+def forbidden_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, read as somebody who is not root, whom the system would refuse nothing."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    is_root = os.geteuid() == 0
+    write_good_pictures(folder, 3)
+    write_good_pictures(folder / "locked", 2, seed=9)
+    (folder / "00000.jpg").chmod(0)
+    (folder / "locked").chmod(0)
+    if is_root:
+        os.seteuid(65_534)
+    yield folder
+    if is_root:
+        os.seteuid(0)
+    (folder / "locked").chmod(0o755)
+    shutil.rmtree(folder)
 
-    def refusing(path: Path) -> bytes:
-        if path.name == "00000.jpg":
-            raise PermissionError(13, "Permission denied")
-        return whole(path)
 
-    monkeypatch.setattr(Path, "read_bytes", refusing)
-    found, _ = find_pictures(tmp_path)
-    read = read_pictures(found, tmp_path, SPEC)
-    assert [(skipped.file, skipped.reason) for skipped in read.skipped] == [
-        ("00000.jpg", "cannot be read: Permission denied")
+def test_files_and_folders_without_permission_are_named(forbidden_folder: Path) -> None:
+    found, of_other_kinds = find_pictures(forbidden_folder)
+    read = read_pictures(found, forbidden_folder, SPEC)
+    assert [(skipped.file, skipped.reason) for skipped in (*of_other_kinds, *read.skipped)] == [
+        ("locked", "cannot be read: Permission denied"),
+        ("00000.jpg", "cannot be read: Permission denied"),
     ]
+    assert read.files.tolist() == [1, 2]
 
 
 def test_files_that_are_too_large_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
