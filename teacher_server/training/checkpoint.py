@@ -36,6 +36,10 @@ class Checkpoint:
         training = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         return cls(folder.with_name(f"{folder.name}.unfinished.safetensors"), training)
 
+    @property
+    def _draft(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.new")
+
     def save(self, state: TrainingState) -> None:
         """Write the state so that the file holds the old or the new one whole, whenever the process dies."""
         tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
@@ -47,12 +51,11 @@ class Checkpoint:
             tensors["cuda"] = torch.cuda.get_rng_state(state.generator.device)
         record = json.dumps({"training": self.training, "epoch": state.epoch, "seconds": state.seconds})
         content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"record": record})
-        draft = self.path.with_name(f"{self.path.name}.new")
-        with draft.open("wb") as file:
+        with self._draft.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(self.path)
+        self._draft.replace(self.path)
 
     def restore(self, state: TrainingState) -> None:
         """Bring a fresh ``state`` to the saved one; without a file it stays fresh.
@@ -77,6 +80,7 @@ class Checkpoint:
     def remove(self) -> None:
         """Take the file away, once the bundle is written."""
         self.path.unlink(missing_ok=True)
+        self._draft.unlink(missing_ok=True)  # of a save that was killed
 
 
 def _restore_tensors(state: TrainingState, saved: dict[str, torch.Tensor]) -> None:

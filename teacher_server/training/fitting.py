@@ -21,7 +21,7 @@ from teacher_server.training.recipes import Recipe
 Progress = Callable[[int, int, float], None]
 
 STEPS_PER_PROGRESS = 50
-SECONDS_PER_CHECKPOINT = 30.0  # at most so much of a training (and the epoch it is in) is lost with its process
+SECONDS_PER_CHECKPOINT = 10.0  # a kill costs at most so much and the epoch it falls into
 ROWS_PER_MEASUREMENT = 250
 DEVICE_BYTES_MAX = 4 << 30
 
