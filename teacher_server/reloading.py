@@ -78,6 +78,9 @@ class Reloader:
 
     def _run(self) -> None:
         while self._wanted.get():
+            while not self._wanted.empty():  # several who asked meanwhile are served by the one that begins now
+                if not self._wanted.get():
+                    return
             self._reload()
 
     def _reload(self) -> None:
@@ -112,6 +115,11 @@ class Reloader:
             _log.exception("cannot tell `teacher reload` about this server in %s", self._file)
 
 
+def forget_earlier_server(ledger_url: str) -> None:
+    """Remove what a killed server said of itself; its process id may be somebody else's by now."""
+    state_file(ledger_url).unlink(missing_ok=True)
+
+
 def state_file(ledger_url: str) -> Path:
     """Where the server of this ledger tells about itself."""
     return beside_ledger(ledger_url, ".server.json")
@@ -123,8 +131,10 @@ def ask_for_reload(ledger_url: str, *, timeout_s: float) -> Outcome:
     Raises OperatorError when no server runs here, and when it does not answer in time.
     """
     before = _read_state(ledger_url)
-    if before is None or not is_held_by_server(ledger_url):
+    if not is_held_by_server(ledger_url):
         raise OperatorError(f"no server runs on ledger {ledger_url}; `teacher serve` reads its bundles at start")
+    if before is None:
+        raise OperatorError(f"the server of ledger {ledger_url} is still starting; it reads its bundles right now")
     if before.host != socket.gethostname():
         raise OperatorError(
             f"the server of ledger {ledger_url} runs on {before.host!r}, this is {socket.gethostname()!r}: reload it "

@@ -37,7 +37,7 @@ def serve(
     import uvicorn
 
     from teacher_server.app import create_app
-    from teacher_server.reloading import Reloader, describe
+    from teacher_server.reloading import Reloader, describe, forget_earlier_server
     from teacher_server.teachers.teacher import Teacher, load_teachers
 
     settings = TeacherSettings.load(
@@ -58,6 +58,7 @@ def serve(
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     with hold_for_server(settings.ledger), _listen(settings.host, settings.port) as listener:
+        forget_earlier_server(settings.ledger)
         with operator_mistakes():
             teachers = load([])
         application = create_app(settings, teachers)

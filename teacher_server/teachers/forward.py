@@ -174,7 +174,8 @@ def _rows_of_program(program: ExportedProgram, spec: InputTable) -> BatchRows:
         return BatchRows()
     limits = program.range_constraints[batch.node.expr]
     most = int(limits.upper) if limits.upper.is_Integer and limits.upper < 2**31 else None
-    return BatchRows(max(1, int(limits.lower)), most)
+    fewest = int(limits.lower) if limits.lower.is_Integer else 1
+    return BatchRows(max(1, fewest), most)
 
 
 def _rows_of_classes(outputs: object, rows: int, classes: int) -> torch.Tensor:

@@ -28,7 +28,11 @@ class OnnxForward:
             found = ", ".join(f"{one.name}: {one.type}" for one in inputs)
             raise ModelFileError(f"the model's inputs are {found}; allowed is one tensor(float)")
         self._input = inputs[0].name
-        self._outputs = [output.name for output in self._session.get_outputs() if output.type == "tensor(float)"]
+        outputs = self._session.get_outputs()
+        self._outputs = [output.name for output in outputs if output.type == "tensor(float)"]
+        if not self._outputs:
+            found = ", ".join(f"{one.name}: {one.type}" for one in outputs)
+            raise ModelFileError(f"the model's outputs are {found}; allowed is a tensor(float)")
         self.layout = _layout(inputs[0].shape, manifest.input)
         batch = inputs[0].shape[0]
         self._rows = BatchRows(batch, batch) if isinstance(batch, int) and batch > 0 else BatchRows()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # What onnxruntime itself brings; everything else would be a library of somebody's.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _OPERATORS_WITH_FILES = ("EPContext",)
+BYTES_MAX = 2**31 - 1  # protobuf's own limit
 
 
 def import_onnx() -> tuple[ModuleType, ModuleType]:
@@ -56,6 +57,11 @@ def with_external_data(content: bytes, folder: Path) -> tuple[bytes, list[str]]:
     missing = [name for name in sorted(names) if not (folder / name).is_file()]
     if missing:
         raise ModelFileError(f"needs the file {missing[0]!r} beside it, which holds its weights and is not there")
+    size = len(content) + sum((folder / name).stat().st_size for name in names)
+    if size > BYTES_MAX:
+        raise ModelFileError(
+            f"has {size} bytes with the weights beside it; one ONNX file holds at most {BYTES_MAX}. Use torch.export"
+        )
     try:
         onnx.external_data_helper.load_external_data_for_model(model, str(folder))
         for tensor in _external_tensors(model):

@@ -204,6 +204,8 @@ def test_the_one_output_that_fits_is_the_answer(tmp_path: Path) -> None:
 class Unusual(nn.Module):
     """What real architectures do: constants, no_grad and autocast inside, sizes of the batch, hyphens in names."""
 
+    shift: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
@@ -426,6 +428,29 @@ def test_data_elsewhere_is_refused(files: Path, tmp_path: Path, location: str, s
     assert says in refusal(file, tmp_path)
     with pytest.raises(ModelFileError, match="is in another file; import the model"):
         require_self_contained(file.read_bytes())
+
+
+def test_a_model_too_large_for_one_file_is_refused(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_model, "BYTES_MAX", 5000)
+    assert "one ONNX file holds at most 5000" in refusal(files / "external.onnx", tmp_path)
+
+
+def test_outputs_that_are_no_floats_are_refused(tmp_path: Path) -> None:
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Flatten", ["images"], ["flat"]),
+            onnx.helper.make_node("ArgMax", ["flat"], ["label"], axis=1, keepdims=0),
+        ],
+        "labels",
+        [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, ["n"])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    file = tmp_path / "labels.onnx"
+    file.write_bytes(model.SerializeToString())
+    assert "the model's outputs are label: tensor(int64); allowed is a tensor(float)" in refusal(file, tmp_path)
 
 
 def test_images_go_in_as_the_model_takes_them(tmp_path: Path) -> None:
