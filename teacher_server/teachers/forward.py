@@ -132,10 +132,8 @@ def _load_program(content: bytes, manifest: BundleManifest, device: torch.device
     from torch.export.passes import move_to_device_pass
 
     archive = sanitised_program(content)
-    logger = logging.getLogger("torch.export")  # it logs what it is about to raise, with a traceback
-    was_disabled, logger.disabled = logger.disabled, True
     try:
-        program = torch.export.load(io.BytesIO(archive))
+        program = _read_program(archive)
         rows = _rows_of_program(program, manifest.input)
         if device.type != "cpu":
             program = move_to_device_pass(program, device)
@@ -143,11 +141,28 @@ def _load_program(content: bytes, manifest: BundleManifest, device: torch.device
     except ModelFileError:
         raise
     except Exception as error:  # a damaged program can fail in any part of torch
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelFileError(f"torch {torch.__version__} cannot load this program: {reason}") from error
-    finally:
-        logger.disabled = was_disabled
     return TorchForward(network, manifest, device, rows=rows, channels_last=False)
+
+
+def _read_program(archive: bytes) -> ExportedProgram:
+    """Load it; torch logs the reason of a failure, with a traceback, and raises another error that says less."""
+    reasons: list[BaseException] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1]:
+            reasons.append(record.exc_info[1])
+        return False
+
+    logger = logging.getLogger("torch.export")
+    logger.addFilter(keep)
+    try:
+        return torch.export.load(io.BytesIO(archive))
+    except Exception as error:
+        raise (reasons[0] if reasons else error) from error
+    finally:
+        logger.removeFilter(keep)
 
 
 def _rows_of_program(program: ExportedProgram, spec: InputTable) -> BatchRows:

@@ -75,7 +75,7 @@ def try_probabilities(
     if np.abs(answers(images_nhwc) - together_nk).max() > BATCH_DIFFERENCE_MAX:
         raise BundleError(
             f"{where}: the same images get other answers when asked again. Was it exported in training mode "
-            "(dropout)? Call model.eval() before"
+            "(dropout)? Call model.eval() first"
         )
     order = np.random.default_rng(1).permutation(len(images_nhwc))
     alone_nk = np.concatenate([answers(images_nhwc[index : index + 1]) for index in range(len(images_nhwc))])
@@ -85,7 +85,7 @@ def try_probabilities(
     if difference > BATCH_DIFFERENCE_MAX:
         raise BundleError(
             f"{where}: an answer changes by up to {difference:.2g} with the other images of its batch; allowed is "
-            f"{BATCH_DIFFERENCE_MAX:.0e}. Was it exported in training mode (batch norm)? Call model.eval() before"
+            f"{BATCH_DIFFERENCE_MAX:.0e}. Was it exported in training mode (batch norm)? Call model.eval() first"
         )
     return Trial(len(images_nhwc), difference, (*_about_rows(rows), *_about_answers(together_nk)))
 

@@ -9,6 +9,7 @@ import zipfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,6 +42,7 @@ from tests.teacher_server.teachers.models import (
     export,
     order_for,
     rewrite_archive,
+    rewrite_program,
     small_network,
     to_onnx,
 )
@@ -167,7 +169,7 @@ def test_outputs_that_stop_being_probabilities_are_never_given(tmp_path: Path) -
 def test_a_network_in_training_mode_is_recognised(files: Path, tmp_path: Path) -> None:
     told = refusal(files / "training.pt2", tmp_path)
     assert "Was it exported in training mode" in told
-    assert "Call model.eval() before" in told
+    assert "Call model.eval() first" in told
 
 
 class Sums(nn.Module):
@@ -310,6 +312,22 @@ def test_the_same_answer_to_everything_is_remarked(tmp_path: Path) -> None:
     assert any(
         "every sample image gets the same answer" in n for n in import_bundle(order(file), tmp_path / "b").notes
     )
+
+
+def test_a_program_that_torch_cannot_load_says_why_in_one_line(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_it(program: dict[str, Any]) -> None:
+        program["graph_module"]["graph"]["nodes"][0]["target"] = "torch.ops.aten.no_such_operator.default"
+
+    file = tmp_path / "broken.pt2"
+    file.write_bytes(rewrite_program((files / "mine.pt2").read_bytes(), break_it))
+    told = refusal(file, tmp_path)
+    assert f"torch {torch.__version__} cannot load this program: " in told
+    assert "no_such_operator" in told
+    assert "\n" not in told
+    assert capsys.readouterr() == ("", "")
+    assert caplog.text == ""
 
 
 # --- pickles ------------------------------------------------------------------------------------------------------
