@@ -2,8 +2,8 @@
 # The stage `torch` is the same, word for word, in both Dockerfiles: it is built once, and both images share its layers.
 FROM python:3.11-slim AS torch
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-# Another index for torch and torchvision, such as the CPU-only https://download.pytorch.org/whl/cpu. Its builds are other
-# files than the locked ones, so they are held to the locked versions and not to hashes; no CUDA package is installed.
+# Another index for torch and torchvision, such as PyTorch's own with CPU-only builds. Those are other files than the locked
+# ones, so they are held to the locked versions and not to hashes; no CUDA package is installed.
 ARG TORCH_INDEX=""
 COPY requirements/torch.txt /requirements/
 RUN if [ -z "$TORCH_INDEX" ]; then \
