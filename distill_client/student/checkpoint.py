@@ -13,13 +13,12 @@ from torch import nn
 
 from distill_client.durable import write_durably
 from distill_client.errors import RunStoreError
+from shared.networks.training_state import restore_training, training_tensors
 
 
 @dataclass
 class TrainingState:
     """Everything that the next step of a training depends on; ``averaged`` is empty where weights are not averaged.
-
-    Dropout draws from torch's own generator and from no other, so its state is saved with the rest.
 
     ``order`` is the current epoch's shuffle (int64), ``summed_loss`` what has gathered since the last metrics row.
     """
@@ -56,15 +55,9 @@ def fingerprint(*parts: bytes | str | Iterable[bytes]) -> str:
 
 def save_checkpoint(path: Path, state: TrainingState, training: str) -> None:
     """Write the state so that ``path`` holds the old or the new one whole, whenever the process dies."""
-    tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    tensors = training_tensors(state.network, state.optimiser, state.generator)
     tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.items()}
-    for index, parameter in enumerate(state.network.parameters()):
-        for name, tensor in state.optimiser.state[parameter].items():
-            tensors[f"optimiser.{index}.{name}"] = tensor
-    tensors |= {"generator": state.generator.get_state(), "order": state.order, "summed_loss": state.summed_loss}
-    tensors["torch"] = torch.get_rng_state()
-    if state.summed_loss.is_cuda:
-        tensors["cuda"] = torch.cuda.get_rng_state(state.summed_loss.device)
+    tensors |= {"order": state.order, "summed_loss": state.summed_loss}
     record = json.dumps({"training": training, "step": state.step, "metrics": state.metrics})
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"record": record})
 
@@ -95,21 +88,9 @@ def restore_checkpoint(path: Path, state: TrainingState, training: str) -> None:
 
 
 def _restore_tensors(state: TrainingState, saved: dict[str, torch.Tensor]) -> None:
-    """Copy into tensors that have the live ones' device and memory layout: the fused optimiser relies on both."""
+    restore_training(state.network, state.optimiser, state.generator, saved)
     with torch.no_grad():
-        for name, tensor in state.network.state_dict().items():
-            tensor.copy_(saved[f"network.{name}"])
         for name, tensor in state.averaged.items():
             tensor.copy_(saved[f"averaged.{name}"])
-        for index, parameter in enumerate(state.network.parameters()):
-            state.optimiser.state[parameter] = {
-                "step": saved[f"optimiser.{index}.step"].to(parameter.device),
-                "exp_avg": torch.empty_like(parameter).copy_(saved[f"optimiser.{index}.exp_avg"]),
-                "exp_avg_sq": torch.empty_like(parameter).copy_(saved[f"optimiser.{index}.exp_avg_sq"]),
-            }
         state.summed_loss.copy_(saved["summed_loss"])
     state.order = saved["order"].to(state.order.device)
-    state.generator.set_state(saved["generator"])
-    torch.set_rng_state(saved["torch"])
-    if state.summed_loss.is_cuda and "cuda" in saved:
-        torch.cuda.set_rng_state(saved["cuda"], state.summed_loss.device)

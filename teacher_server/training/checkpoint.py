@@ -11,10 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from shared.networks.training_state import restore_training, training_tensors
+
 
 @dataclass
 class TrainingState:
-    """All that the next epoch depends on: torch's own generator is in it because dropout draws from nothing else."""
+    """All that the next epoch depends on, and the seconds of the epochs so far."""
 
     network: nn.Module
     optimiser: torch.optim.Adam
@@ -42,13 +44,7 @@ class Checkpoint:
 
     def save(self, state: TrainingState) -> None:
         """Write the state so that the file holds the old or the new one whole, whenever the process dies."""
-        tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
-        for index, parameter in enumerate(state.network.parameters()):
-            for name, tensor in state.optimiser.state[parameter].items():
-                tensors[f"optimiser.{index}.{name}"] = tensor
-        tensors |= {"generator": state.generator.get_state(), "torch": torch.get_rng_state()}
-        if state.generator.device.type == "cuda":
-            tensors["cuda"] = torch.cuda.get_rng_state(state.generator.device)
+        tensors = training_tensors(state.network, state.optimiser, state.generator)
         record = json.dumps({"training": self.training, "epoch": state.epoch, "seconds": state.seconds})
         content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"record": record})
         with self._draft.open("wb") as file:
@@ -70,7 +66,7 @@ class Checkpoint:
                 saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
             if record["training"] != self.training:
                 raise ValueError("it is another training's: other data, network, recipe, seed or torch threads")
-            _restore_tensors(state, saved)
+            restore_training(state.network, state.optimiser, state.generator, saved)
             state.epoch, state.seconds = int(record["epoch"]), float(record["seconds"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(
@@ -81,20 +77,3 @@ class Checkpoint:
         """Take the file away, once the bundle is written."""
         self.path.unlink(missing_ok=True)
         self._draft.unlink(missing_ok=True)  # of a save that was killed
-
-
-def _restore_tensors(state: TrainingState, saved: dict[str, torch.Tensor]) -> None:
-    """Copy into tensors that have the live ones' device and memory layout: the fused optimiser relies on both."""
-    with torch.no_grad():
-        for name, tensor in state.network.state_dict().items():
-            tensor.copy_(saved[f"network.{name}"])
-        for index, parameter in enumerate(state.network.parameters()):
-            state.optimiser.state[parameter] = {
-                "step": saved[f"optimiser.{index}.step"].to(parameter.device),
-                "exp_avg": torch.empty_like(parameter).copy_(saved[f"optimiser.{index}.exp_avg"]),
-                "exp_avg_sq": torch.empty_like(parameter).copy_(saved[f"optimiser.{index}.exp_avg_sq"]),
-            }
-    state.generator.set_state(saved["generator"])
-    torch.set_rng_state(saved["torch"])
-    if "cuda" in saved and state.generator.device.type == "cuda":
-        torch.cuda.set_rng_state(saved["cuda"], state.generator.device)

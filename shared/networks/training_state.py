@@ -1,0 +1,51 @@
+"""What the next step of a training with Adam depends on, as named tensors for a checkpoint, and back."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+
+def training_tensors(
+    network: nn.Module, optimiser: torch.optim.Adam, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """The weights, the optimiser's moments, and the states of the training's generator and of torch's own.
+
+    Dropout draws from torch's global generator and from no other, so a training is not whole without it.
+    """
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for index, parameter in enumerate(network.parameters()):
+        for name, tensor in optimiser.state[parameter].items():
+            tensors[f"optimiser.{index}.{name}"] = tensor
+    tensors |= {"generator": generator.get_state(), "torch": torch.get_rng_state()}
+    device = next(network.parameters()).device
+    if device.type == "cuda":
+        tensors["cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def restore_training(
+    network: nn.Module,
+    optimiser: torch.optim.Adam,
+    generator: torch.Generator,
+    saved: Mapping[str, torch.Tensor],
+) -> None:
+    """Bring all of that to what ``training_tensors`` gave; other names in ``saved`` are ignored.
+
+    It copies into tensors that have the live ones' device and memory layout: the fused optimiser relies on both.
+    Raises KeyError or RuntimeError when ``saved`` is another network's or incomplete; then nothing may be trained on.
+    """
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            tensor.copy_(saved[f"network.{name}"])
+        for index, parameter in enumerate(network.parameters()):
+            optimiser.state[parameter] = {
+                "step": saved[f"optimiser.{index}.step"].to(parameter.device),
+                "exp_avg": torch.empty_like(parameter).copy_(saved[f"optimiser.{index}.exp_avg"]),
+                "exp_avg_sq": torch.empty_like(parameter).copy_(saved[f"optimiser.{index}.exp_avg_sq"]),
+            }
+    generator.set_state(saved["generator"])
+    torch.set_rng_state(saved["torch"])
+    device = next(network.parameters()).device
+    if device.type == "cuda" and "cuda" in saved:
+        torch.cuda.set_rng_state(saved["cuda"], device)
