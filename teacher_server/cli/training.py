@@ -14,7 +14,7 @@ from shared.datasets import DATASET_NAMES, Skipped, Split
 from shared.wire.contracts import Resize
 from teacher_server.cli.options import AsJson, Device, TrustNetwork, parse_image_shape, trusted_networks
 from teacher_server.cli.reporting import operator_mistakes, print_report, progress_out
-from teacher_server.training.recipes import Precision
+from teacher_server.training.recipes import Precision, Schedule
 
 # Written out, because asking shared.networks would import torch for a help text; a test compares them.
 NETWORK_HELP = (
@@ -31,6 +31,9 @@ def train(
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="of initial weights, order and augmentation")] = 1,
     epochs: Annotated[int | None, typer.Option(help="passes over the training split (default: the recipe's)")] = None,
+    schedule: Annotated[
+        Schedule | None, typer.Option(help="of the learning rate (default: the recipe's; the paper's is constant)")
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="bfloat16 computes the network under autocast, where that is faster")
     ] = "float32",
@@ -58,6 +61,7 @@ def train(
         "device": device,
         "seed": seed,
         "epochs": epochs,
+        "schedule": schedule,
         "precision": None if precision == "float32" else precision,
         "threads": threads,
         "size": size,
@@ -72,6 +76,7 @@ def train(
         seed=seed,
         device=device,
         epochs=epochs,
+        schedule=schedule,
         precision=precision,
         threads=threads,
         size=parsed_size,

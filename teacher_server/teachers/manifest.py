@@ -44,6 +44,9 @@ Version = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$")]
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 # Paths are as long as their owner's folders are deep.
 Command = Annotated[str, Field(min_length=1, max_length=20_000), AfterValidator(_printable)]
+Classes = Annotated[
+    tuple[Text, ...], Field(max_length=10_000, strict=False), AfterValidator(_two_or_more_distinct)
+]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -111,6 +114,7 @@ class TrainingTable(_Table):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
     precision: Literal["float32", "bfloat16"] = "float32"
     seconds: float = Field(ge=0)
     versions: dict[Text, Text]
@@ -132,9 +136,7 @@ class BundleManifest(_Table):
 
     name: Name
     version: Version
-    classes: Annotated[
-        tuple[Text, ...], Field(max_length=10_000, strict=False), AfterValidator(_two_or_more_distinct)
-    ]
+    classes: Classes
     input: InputTable
     network: NetworkTable | None = Field(None, description="needed with safetensors; the other formats bring it")
     weights: WeightsTable

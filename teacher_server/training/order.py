@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from shared.datasets import Dataset, load_dataset
+from shared.datasets import FOLDER_PREFIX, Dataset, load_dataset
 from shared.wire.contracts import Resize
 from shared.wire.images import batch_digest, image_digests
-from teacher_server.teachers.manifest import Command, InputTable, Name, Version
-from teacher_server.training.recipes import PRECISIONS, Precision, Recipe, recipe_for
+from teacher_server.teachers.bundle import manifest_faults
+from teacher_server.teachers.manifest import Classes, Command, InputTable, Name, Version
+from teacher_server.training.recipes import PRECISIONS, SCHEDULES, Precision, Recipe, Schedule, recipe_for
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class TrainingOrder:
     seed: int = 1
     device: str = "cpu"
     epochs: int | None = None
+    schedule: Schedule | None = None
     precision: Precision = "float32"
     threads: int | None = None
     size: tuple[int, int, int] | None = None
@@ -39,8 +41,10 @@ class TrainingOrder:
     @property
     def bundle_name(self) -> str:
         """The teacher's name in the bundle."""
-        dataset = Path(self.dataset.removeprefix("folder:")).name
-        return self.name or re.sub(r"[^a-z0-9._-]+", "-", f"{dataset}-{self.network}".lower())
+        folder = self.dataset.removeprefix(FOLDER_PREFIX)
+        dataset = self.dataset if folder == self.dataset else Path(folder).resolve().name
+        plain = re.sub(r"[^a-z0-9._-]+", "-", f"{dataset}-{self.network}".lower())
+        return self.name or plain.lstrip("-._")[:64]
 
     def recipe(self) -> Recipe:
         """The data set's recipe with what this order changes in it; raises ValueError for what cannot be."""
@@ -50,7 +54,14 @@ class TrainingOrder:
         for field, value in (("epochs", self.epochs), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise ValueError(f"{field} is {value}; allowed is 1 or more")
-        return replace(recipe, epochs=self.epochs or recipe.epochs, threads=self.threads or recipe.threads)
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {self.schedule!r}; allowed are {', '.join(SCHEDULES)}")
+        return replace(
+            recipe,
+            epochs=self.epochs or recipe.epochs,
+            schedule=self.schedule or recipe.schedule,
+            threads=self.threads or recipe.threads,
+        )
 
 
 def require_fields(order: TrainingOrder) -> None:
@@ -67,11 +78,19 @@ def require_fields(order: TrainingOrder) -> None:
 
 
 def load_splits(order: TrainingOrder) -> tuple[Dataset, Dataset]:
-    """The order's training and test split, at its size; raises ValueError when they do not belong together."""
+    """The order's training and test split, at its size.
+
+    Raises ValueError when they do not belong together, or when no teacher may have their classes.
+    """
     train = load_dataset(order.dataset, "train", size=order.size, resize=order.resize)
     test = load_dataset(order.dataset, "test", size=train.images_nhwc.shape[1:], resize=order.resize)
     if test.class_names != train.class_names:
         raise ValueError(f"data set {order.dataset}: test has classes {test.class_names}, train {train.class_names}")
+    try:
+        TypeAdapter(Classes).validate_python(train.class_names)
+    except ValidationError as error:
+        faults = "; ".join(manifest_faults(error))
+        raise ValueError(f"data set {order.dataset}: its classes cannot be a teacher's: {faults}") from error
     return train, test
 
 

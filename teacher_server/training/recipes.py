@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Schedule = Literal["constant", "cosine", "steps"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "steps")
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 

@@ -4,6 +4,7 @@ The last epoch's weights are kept whatever they are worth; the test split is loo
 is killed goes on from its last whole epoch when the same command is given again.
 """
 
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ def train_and_write_bundle(
         if skipped and dataset.skipped:
             skipped(dataset.split, dataset.skipped)
     checkpoint = Checkpoint.beside(folder, repr(recipe), order.network, str(order.seed), dataset_fingerprint(train))
+    _require_room(folder.parent)
     generator = torch.Generator(device).manual_seed(order.seed)
     network, seconds = train_teacher(
         train, order.network, recipe, generator, progress=progress, checkpoint=checkpoint
@@ -65,6 +67,19 @@ def train_and_write_bundle(
     return bundle
 
 
+def _require_room(folder: Path) -> None:
+    """Make the folder that checkpoints and bundle go into, and write to it now rather than after hours of training.
+
+    Raises ValueError when that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"out: nothing can be written to {folder} ({error.strerror})") from error
+
+
 def _record(order: TrainingOrder, recipe: Recipe, seconds: float) -> TrainingTable:
     return TrainingTable(
         command=order.command,
@@ -74,6 +89,7 @@ def _record(order: TrainingOrder, recipe: Recipe, seconds: float) -> TrainingTab
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
+        schedule=recipe.schedule,
         precision=recipe.precision,
         seconds=round(seconds, 1),
         versions={package: version(package) for package in ("torch", "numpy")},

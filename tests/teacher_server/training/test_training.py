@@ -94,12 +94,13 @@ def test_the_global_generator_is_left_as_it_was() -> None:
 
 
 def test_a_name_version_seed_and_length_can_be_chosen(tmp_path: Path) -> None:
-    order = TrainingOrder("digits", "lenet5-half", name="mine", version="2.1", seed=5, epochs=1)
+    order = TrainingOrder("digits", "lenet5-half", name="mine", version="2.1", seed=5, epochs=1, schedule="constant")
     bundle = train_and_write_bundle(order, tmp_path / "mine")
 
     assert (bundle.manifest.name, bundle.manifest.version) == ("mine", "2.1")
     assert bundle.manifest.training is not None
     assert (bundle.manifest.training.seed, bundle.manifest.training.epochs) == (5, 1)
+    assert bundle.manifest.training.schedule == "constant"
     assert not load_network(bundle).training
 
 
@@ -110,6 +111,7 @@ def test_a_name_version_seed_and_length_can_be_chosen(tmp_path: Path) -> None:
         (TrainingOrder("digits", "lenet6"), "'lenet6'; allowed are lenet5, lenet5-half"),
         (TrainingOrder("digits", "lenet5", epochs=0), "epochs is 0; allowed is 1 or more"),
         (TrainingOrder("digits", "lenet5", threads=0), "threads is 0; allowed is 1 or more"),
+        (TrainingOrder("digits", "lenet5", schedule="x"), "schedule is 'x'; allowed are constant, c"),  # type: ignore[arg-type]
         (TrainingOrder("digits", "lenet5", precision="half"), "'half'; allowed are float32, b"),  # type: ignore[arg-type]
         (TrainingOrder("digits", "lenet5", device="tpu"), "device is 'tpu'; allowed on this machine are"),
         (TrainingOrder("digits", "lenet5", name="Not A Name"), "name is 'Not A Name': String should match pattern"),
