@@ -44,9 +44,7 @@ Version = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$")]
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 # Paths are as long as their owner's folders are deep.
 Command = Annotated[str, Field(min_length=1, max_length=20_000), AfterValidator(_printable)]
-Classes = Annotated[
-    tuple[Text, ...], Field(max_length=10_000, strict=False), AfterValidator(_two_or_more_distinct)
-]
+Classes = Annotated[tuple[Text, ...], Field(max_length=10_000, strict=False), AfterValidator(_two_or_more_distinct)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 

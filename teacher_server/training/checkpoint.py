@@ -65,7 +65,7 @@ class Checkpoint:
                 record = json.loads((file.metadata() or {})["record"])
                 saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
             if record["training"] != self.training:
-                raise ValueError("it is another training's: other data, network, epochs, precision, seed or torch threads")
+                raise ValueError("it is another training's: other data, network, epochs, precision, seed or threads")
             restore_training(state.network, state.optimiser, state.generator, saved)
             state.epoch, state.seconds = int(record["epoch"]), float(record["seconds"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
