@@ -68,8 +68,6 @@ def train(
         "resize": resize if size else None,
         "name": name or None,
     }
-    given = [f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None]
-    parsed_size = parse_image_shape(size, "size") if size else None
     order = TrainingOrder(
         dataset=dataset,
         network=network,
@@ -79,14 +77,20 @@ def train(
         schedule=schedule,
         precision=precision,
         threads=threads,
-        size=parsed_size,
+        size=parse_image_shape(size, "size") if size else None,
         resize=resize,
         name=name,
-        command=" ".join(["teacher train", *given]),
+        command=_command(flags),
     )
     with operator_mistakes(), _training_progress() as progress:
         bundle = train_and_write_bundle(order, out, progress=progress, skipped=_name_skipped)
     _print_trained(out, bundle.manifest, as_json=as_json)
+
+
+def _command(flags: dict[str, object]) -> str:
+    """The command as the bundle records it: what was given, and the defaults that matter."""
+    given = [f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None]
+    return " ".join(["teacher train", *given])
 
 
 def predict(
