@@ -41,9 +41,7 @@ def train(
     size: Annotated[
         str | None, typer.Option(help="HxWxC that images of another size are brought to, such as 64x64x3")
     ] = None,
-    resize: Annotated[
-        Resize, typer.Option(help="how they are; the bundle declares it for files sent to it")
-    ] = "crop",
+    resize: Annotated[Resize, typer.Option(help="how; the bundle declares it for files sent to it")] = "crop",
     name: Annotated[str, typer.Option(help="the teacher's name (default: DATASET-NETWORK)")] = "",
     as_json: AsJson = False,
 ) -> None:
