@@ -22,7 +22,8 @@ from distill_client.errors import AuditMismatch, ConfigError, DistillError, RunS
 KEY_VARIABLE = "DISTILL_API_KEY"
 EPILOG = (
     "Exit codes: 0 done, 2 configuration, 3 refused or budget exhausted, 4 teacher unavailable (resume later), "
-    "5 answer outside the contract, 6 run folder, 7 the two sides' counts differ, 130 stopped by Ctrl-C (resume)."
+    "5 answer outside the contract, 6 run folder, 7 the two sides' counts differ, 8 the teacher's version is gone, "
+    "130 stopped by Ctrl-C (resume)."
 )
 
 app = typer.Typer(

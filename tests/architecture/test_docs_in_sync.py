@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from distill_client import errors
+from distill_client.cli import EPILOG
 from distill_client.config import RunConfig
 from shared.wire.error_codes import ERROR_KINDS
 from teacher_server.settings import ENV_PREFIX, TeacherSettings
@@ -55,6 +57,13 @@ def configuration_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 def test_every_configuration_key_is_documented() -> None:
     assert [key for key in configuration_keys(RunConfig) if f"`{key}`" not in CLIENT_DOC] == []
+
+
+def test_every_exit_code_of_the_client_is_documented_and_in_its_help() -> None:
+    kinds = [getattr(errors, name) for name in dir(errors) if name[0].isupper()]
+    for code in {kind.exit_code for kind in kinds if kind is not errors.DistillError}:
+        assert re.search(rf"^\| {code} \| ", CLIENT_DOC, re.MULTILINE), code
+        assert re.search(rf"[ :,]{code} [a-z]", EPILOG), code
 
 
 def test_readme_names_every_command() -> None:
