@@ -110,7 +110,10 @@ def hold_for_server(url: str) -> Iterator[None]:
 
 def is_held_by_server(url: str) -> bool:
     """Whether a server runs on this ledger now. Raises OperatorError for an URL that is no ledger's."""
-    lock = FileLock(beside_ledger(url, ".server-lock"), timeout=0)
+    file = beside_ledger(url, ".server-lock")
+    if not file.exists():  # no server ever ran here: a mistyped ledger is to leave no file behind
+        return False
+    lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
     except Timeout:

@@ -6,6 +6,7 @@ The server's side, under load, is in tests/e2e/test_reload.py.
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,12 @@ def test_without_a_server_nothing_is_signalled(ledger_url: str, signals: list[tu
             ask_for_reload(ledger_url, timeout_s=1)
         write_state(ledger_url)  # what a killed server leaves
     assert signals == []
+
+
+def test_asking_about_a_mistyped_ledger_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="no server runs on ledger"):
+        ask_for_reload(f"sqlite:///{tmp_path / 'typo.sqlite'}", timeout_s=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_is_starting_is_not_signalled_whatever_an_earlier_one_left(
