@@ -32,7 +32,7 @@ def load_folder(root: Path, split: Split, *, size: tuple[int, int, int] | None, 
     spec = InputSpec.model_validate({"height": height, "width": width, "channels": channels, "resize": resize})
     pictures = read_pictures(paths, folder, spec)
     truth_n = np.array(truth, dtype=np.int64)[pictures.files]
-    _require_every_class(folder, class_names, truth_n, skipped_files=len(skipped) + len(pictures.skipped))
+    _require_every_class(folder, class_names, truth_n, (*skipped, *pictures.skipped))
     # By its last part: the name goes into a teacher's card, where its owner's folders are nobody's business.
     name = FOLDER_PREFIX + root.resolve().name
     return Dataset(name, split, pictures.images_nhwc, truth_n, class_names, (*skipped, *pictures.skipped))
@@ -73,13 +73,13 @@ def _require_every_class(
     folder: Path,
     class_names: tuple[str, ...],
     truth_n: np.ndarray[tuple[int], np.dtype[np.int64]],
-    *,
-    skipped_files: int,
+    skipped: tuple[Skipped, ...],
 ) -> None:
     counts = np.bincount(truth_n, minlength=len(class_names))
     empty = [repr(name) for name, count in zip(class_names, counts, strict=True) if count == 0]
     if empty:
+        first = f", the first: {skipped[0].file}: {skipped[0].reason}" if skipped else ""
         raise ValueError(
-            f"{folder}: no readable picture in class {', '.join(empty)} ({skipped_files} files skipped in the "
-            "split); PNG, JPEG and WebP are read"
+            f"{folder}: no readable picture in class {', '.join(empty)} ({len(skipped)} files skipped in the split"
+            f"{first}); PNG, JPEG and WebP are read"
         )
