@@ -154,9 +154,11 @@ def _lines(*lines: str) -> str:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    """Class names of a text file or a JSON list. Raises ValueError naming the file, OSError."""
+    """Class names of a text file or a JSON list. Raises ValueError naming the file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"classes: {path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"classes: {path} is not UTF-8 text: {error}") from error
     if not text.lstrip().startswith("["):

@@ -132,3 +132,9 @@ def test_as_a_shell_sees_a_pickle(tmp_path: Path, classes: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"teacher: {tmp_path / 'weights.pth'}: a pickle. ")
     assert "Traceback" not in done.stderr
+
+
+def test_classes_that_are_not_there_are_named(program: Path, tmp_path: Path) -> None:
+    result = runner.invoke(app, words(program, tmp_path / "absent.txt"))
+    assert result.exit_code != 0
+    assert f"classes: {tmp_path / 'absent.txt'} cannot be read (No such file or directory)" in str(result.exception)
