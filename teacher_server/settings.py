@@ -62,5 +62,9 @@ class TeacherSettings(BaseSettings):
         try:
             return cls(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]  # validated by pydantic
         except ValidationError as error:
-            faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']} (given: {f['input']!r})" for f in error.errors()]
+            faults = [
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+                + ("" if fault["type"] == "missing" else f" (given: {fault['input']!r})")
+                for fault in error.errors()
+            ]
             raise OperatorError("settings: " + "; ".join(faults)) from error

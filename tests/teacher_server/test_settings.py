@@ -104,3 +104,8 @@ def test_settings_do_not_change_afterwards() -> None:
     loaded = TeacherSettings.load(**REQUIRED)
     with pytest.raises(ValueError, match="frozen"):
         loaded.port = 1  # type: ignore[misc]  # that it is refused is the point
+
+
+def test_what_is_missing_is_named_without_what_was_given() -> None:
+    with pytest.raises(OperatorError, match=r"^settings: bundles: Field required$"):
+        TeacherSettings.load(ledger="sqlite:///l.db")
