@@ -23,8 +23,11 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup
 	@$(BIN)/python examples/demo.py
 
+# Whole files go to one of the workers, so that what a file sets up once is set up once. Two: a worker holds torch, and so
+# do the servers and clients that the end-to-end tests start.
+TEST_WORKERS ?= 2
 test: lint types
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -m "not soak" --numprocesses $(TEST_WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
