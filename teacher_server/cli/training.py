@@ -4,8 +4,9 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +16,9 @@ from shared.wire.contracts import Resize
 from teacher_server.cli.options import AsJson, Device, TrustNetwork, parse_image_shape, trusted_networks
 from teacher_server.cli.reporting import operator_mistakes, print_report, progress_out
 from teacher_server.training.recipes import Precision, Schedule
+
+if TYPE_CHECKING:
+    from teacher_server.training.order import TrainingOrder
 
 # Written out, because asking shared.networks would import torch for a help text; a test compares them.
 NETWORK_HELP = (
@@ -43,29 +47,17 @@ def train(
     ] = None,
     resize: Annotated[Resize, typer.Option(help="how; the bundle declares it for files sent to it")] = "crop",
     name: Annotated[str, typer.Option(help="the teacher's name (default: DATASET-NETWORK)")] = "",
+    version: Annotated[str, typer.Option(help="its version; another model needs another")] = "1",
     as_json: AsJson = False,
 ) -> None:
     """Train a teacher on a labelled data set and write it as a bundle, with its measured test accuracy.
 
-    Killed on its way, the same command goes on from the last whole epoch. The bundle is there whole or not at all.
+    Stopped or killed on its way, the same command goes on from the last whole epoch (saved every ten seconds). The
+    bundle is there whole or not at all.
     """
     from teacher_server.training.order import TrainingOrder
     from teacher_server.training.training import train_and_write_bundle
 
-    flags = {
-        "dataset": dataset,
-        "network": network,
-        "out": out,
-        "device": device,
-        "seed": seed,
-        "epochs": epochs,
-        "schedule": schedule,
-        "precision": None if precision == "float32" else precision,
-        "threads": threads,
-        "size": size,
-        "resize": resize if size else None,
-        "name": name or None,
-    }
     order = TrainingOrder(
         dataset=dataset,
         network=network,
@@ -78,15 +70,31 @@ def train(
         size=parse_image_shape(size, "size") if size else None,
         resize=resize,
         name=name,
-        command=_command(flags),
+        version=version,
     )
-    with operator_mistakes(), _training_progress() as progress:
+    order = replace(order, command=_command(order, out))
+    with operator_mistakes(), _goes_on(), _training_progress() as progress:
         bundle = train_and_write_bundle(order, out, progress=progress, skipped=_name_skipped)
     _print_trained(out, bundle.manifest, as_json=as_json)
 
 
-def _command(flags: dict[str, object]) -> str:
+def _command(order: "TrainingOrder", out: Path) -> str:
     """The command as the bundle records it: what was given, and the defaults that matter."""
+    flags = {
+        "dataset": order.dataset,
+        "network": order.network,
+        "out": out,
+        "device": order.device,
+        "seed": order.seed,
+        "epochs": order.epochs,
+        "schedule": order.schedule,
+        "precision": None if order.precision == "float32" else order.precision,
+        "threads": order.threads,
+        "size": "x".join(map(str, order.size)) if order.size else None,
+        "resize": order.resize if order.size else None,
+        "name": order.name or None,
+        "version": None if order.version == "1" else order.version,
+    }
     given = [f"--{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None]
     return " ".join(["teacher train", *given])
 
@@ -138,6 +146,16 @@ def _name_skipped(split: Split, skipped: tuple[Skipped, ...]) -> None:
     progress_out.print(f"{split}: {len(skipped)} files skipped")
     for each in skipped:
         progress_out.print(f"  {each.file}: {each.reason}", markup=False)
+
+
+@contextmanager
+def _goes_on() -> Iterator[None]:
+    """Who stops a training with Ctrl-C is told that it is not lost; the exit code stays 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress_out.print("teacher: stopped; the same command goes on from the last epoch that was saved")
+        raise
 
 
 @contextmanager
