@@ -46,8 +46,9 @@ def with_external_data(content: bytes, folder: Path) -> tuple[bytes, list[str]]:
     _require_known_operators(model)
     names: set[str] = set()
     for tensor in _external_tensors(model):
-        (location,) = [entry.value for entry in tensor.external_data if entry.key == "location"] or [""]
-        if not location or location in (".", "..") or "/" in location or "\\" in location:
+        locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        location = ", ".join(locations)
+        if len(locations) != 1 or location in ("", ".", "..") or "/" in location or "\\" in location:
             raise ModelFileError(
                 f"the tensor {tensor.name!r} is in the file {location!r}; allowed is a file beside the model"
             )

@@ -49,27 +49,30 @@ def sanitised_program(content: bytes) -> bytes:
     Raises ModelFileError when ``content`` is not a whole archive of one program, when a part of it is a pickle of
     more than tensors, and when any text in it could be more than data.
     """
-    with _opened(content) as archive:
-        members = _members(archive, len(content))
-        name = _program_name(members)
-        program = _parsed(archive, members[f"models/{name}.json"])
-        cleaned = {"models/model.json": json.dumps(_cleaned_program(program)).encode()}
-        for folder, pattern in _PAYLOAD_CONFIGS.items():
-            config_name = pattern.format(name)
-            if f"{folder}{name}.pt" in members or config_name not in members:
-                raise ModelFileError(
-                    f"{folder}{name}.pt is a pickle, as older versions of torch wrote it, and never loaded. Save "
-                    "the program again with torch.export.save of a newer one"
-                )
-            config = _parsed(archive, members[config_name])
-            cleaned[pattern.format("model")] = json.dumps(_cleaned_config(config)).encode()
-            for payload in {entry["path_name"] for entry in config["config"].values()}:
-                if folder + payload not in members:
-                    raise ModelFileError(f"{folder}{payload} is missing")
-                cleaned[folder + payload] = archive.read(members[folder + payload])
-        if sample_inputs := members.get(_SAMPLE_INPUTS.format(name)):
-            _require_tensors_only(archive.read(sample_inputs), sample_inputs.filename)
-        cleaned[_SAMPLE_INPUTS.format("model")] = b""  # torch unpickles what is there; nothing is there
+    try:
+        with _opened(content) as archive:
+            members = _members(archive, len(content))
+            name = _program_name(members)
+            program = _parsed(archive, members[f"models/{name}.json"])
+            cleaned = {"models/model.json": json.dumps(_cleaned_program(program)).encode()}
+            for folder, pattern in _PAYLOAD_CONFIGS.items():
+                config_name = pattern.format(name)
+                if f"{folder}{name}.pt" in members or config_name not in members:
+                    raise ModelFileError(
+                        f"{folder}{name}.pt is a pickle, as older versions of torch wrote it, and never loaded. Save "
+                        "the program again with torch.export.save of a newer one"
+                    )
+                config = _parsed(archive, members[config_name])
+                cleaned[pattern.format("model")] = json.dumps(_cleaned_config(config)).encode()
+                for payload in {entry["path_name"] for entry in config["config"].values()}:
+                    if folder + payload not in members:
+                        raise ModelFileError(f"{folder}{payload} is missing")
+                    cleaned[folder + payload] = _content(archive, members[folder + payload])
+            if sample_inputs := members.get(_SAMPLE_INPUTS.format(name)):
+                _require_tensors_only(_content(archive, sample_inputs), sample_inputs.filename)
+            cleaned[_SAMPLE_INPUTS.format("model")] = b""  # torch unpickles what is there; nothing is there
+    except RecursionError as error:  # json reads deeper than what checks it
+        raise ModelFileError("its parts are nested more deeply than in any program") from error
     return _written(cleaned)
 
 
@@ -105,10 +108,20 @@ def _program_name(members: dict[str, zipfile.ZipInfo]) -> str:
     return found[0]
 
 
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(member)
+    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, EOFError) as error:  # damaged, or encrypted
+        reason = str(error).replace(repr(member), "it")
+        raise ModelFileError(f"{member.filename} is damaged: {reason}") from error
+
+
 def _parsed(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Json:
     try:
-        parsed = json.loads(archive.read(member))
-    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
+        parsed = json.loads(_content(archive, member))
+    except ModelFileError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{member.filename} is damaged: {error}") from error
     if not isinstance(parsed, dict):
         raise ModelFileError(f"{member.filename} is damaged: not a JSON object")

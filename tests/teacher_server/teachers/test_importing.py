@@ -448,6 +448,14 @@ def test_data_elsewhere_is_refused(files: Path, tmp_path: Path, location: str, s
         require_self_contained(file.read_bytes())
 
 
+def test_data_in_two_places_is_refused(files: Path, tmp_path: Path) -> None:
+    model, file = changed_onnx(files, tmp_path, "external.onnx")
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.external_data)
+    tensor.external_data.add(key="location", value="other")
+    file.write_bytes(model.SerializeToString())
+    assert "other'; allowed is a file beside the model" in refusal(file, tmp_path)
+
+
 def test_a_model_too_large_for_one_file_is_refused(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

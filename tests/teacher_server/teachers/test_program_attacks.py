@@ -6,7 +6,9 @@ The first test shows that torch.export.load does run such code, or there would b
 import io
 import json
 import pickle
+import sys
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,6 @@ def with_constant(program: bytes, path_name: str, content: bytes) -> bytes:
 
 
 def rewrite_archive_adding(content: bytes, name: str, member: bytes) -> bytes:
-    import zipfile
-
     out = io.BytesIO(content)
     with zipfile.ZipFile(out, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]
@@ -230,9 +230,40 @@ def test_a_truncated_program_is_refused(program: bytes, kept: int) -> None:
         sanitised_program(program[:kept])
 
 
-def test_a_compressed_archive_is_refused_before_it_is_unpacked(program: bytes) -> None:
-    import zipfile
+def test_one_changed_bit_of_the_weights_is_an_error_that_names_them(program: bytes) -> None:
+    """What a bad disk or download makes: the directory is whole, a member is not."""
+    with zipfile.ZipFile(io.BytesIO(program)) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data/weights/weight_0"))
+        weight = archive.read(name)
+    assert program.count(weight) == 1
+    damaged = program.replace(weight, bytes([weight[0] ^ 1]) + weight[1:])
+    with pytest.raises(ModelFileError, match=r"data/weights/weight_0 is damaged: Bad CRC-32"):
+        sanitised_program(damaged)
 
+
+def test_an_encrypted_member_is_an_error_that_names_it(program: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(program)) as archive:
+        member = next(one for one in archive.infolist() if one.filename.endswith("data/weights/weight_0"))
+    damaged = bytearray(program)
+    for flags in (member.header_offset + 6, program.rfind(member.filename.encode()) - 46 + 8):
+        damaged[flags] |= 1
+    with pytest.raises(ModelFileError, match=r"data/weights/weight_0 is damaged: .* is encrypted"):
+        sanitised_program(bytes(damaged))
+
+
+# Deeper than the check can follow, and in the first case not deeper than json can read.
+@pytest.mark.parametrize("depth", [600 if sys.version_info < (3, 12) else 1100, 100_000])
+def test_a_deeply_nested_program_is_refused(program: bytes, depth: int) -> None:
+    nested = ', "x": ' + "[" * depth + "]" * depth + "}"
+
+    def change(name: str, content: bytes) -> bytes:
+        return content.rstrip()[:-1] + nested.encode() if name.startswith("models/") else content
+
+    with pytest.raises(ModelFileError, match=r"nested more deeply|maximum recursion depth"):
+        sanitised_program(rewrite_archive(program, change))
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(program: bytes) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/models/model.json", b" " * 10_000_000)
