@@ -24,9 +24,13 @@ def predict_files(folder: RunFolder, files: list[Path], device: torch.device) ->
     card, spec = folder.record.teacher, student_input(folder)
     decoded = []
     for file in files:
+        if file.is_dir():
+            raise ConfigError(f"{file}: a folder; give the picture files in it")
         try:
             decoded.append(decode_image_file(read_picture_file(file), spec, pixels_max=PICTURE_PIXELS_MAX))
-        except (OSError, InvalidImages) as error:
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read ({error.strerror})") from error
+        except InvalidImages as error:
             raise ConfigError(f"{file}: {error}") from error
     probabilities_nk = predict_probabilities(load_contender(folder, STUDENT, device), np.stack(decoded))
     return [

@@ -53,9 +53,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, folder: RunFolder) 
     good, text = tmp_path / "good.png", tmp_path / "text.png"
     Image.new("L", (28, 28)).save(good)
     text.write_text("no picture")
-    for bad in (text, tmp_path / "missing.png", tmp_path):
-        with pytest.raises(ConfigError, match=str(bad)):
+    missing = tmp_path / "missing.png"
+    for bad, says in (
+        (text, "the file cannot be decoded as one of PNG, JPEG, WEBP: it is none of them"),
+        (missing, "cannot be read (No such file or directory)"),
+        (tmp_path, "a folder; give the picture files in it"),
+    ):
+        with pytest.raises(ConfigError) as refusal:
             predict_files(folder, [good, bad], CPU)
+        assert str(refusal.value) == f"{bad}: {says}"
 
 
 def test_there_is_no_prediction_before_there_is_a_student(tmp_path: Path) -> None:
