@@ -1,5 +1,6 @@
 """Every image a pool may be drawn from, at the teacher's input: a data set, a folder of pictures, an .npz file."""
 
+import lzma
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _read_file(path: Path, spec: InputSpec) -> Candidates:
         fitted = fit_images(_read_npz(path), spec)
     except OSError as error:
         raise DatasetUnavailable(f"it cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise ValueError(f"it is not an .npz file, or a damaged one: {error}") from error
     return Candidates(str(path), fitted, files=tuple(f"images[{row}]" for row in range(len(fitted))))
 

@@ -253,6 +253,19 @@ def test_bad_npz_files_are_refused_with_what_is_wrong(tmp_path: Path, kind: str)
         Material(config_of({"file": str(path)}), teacher().card())
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_npz_is_refused_however_it_is_compressed(tmp_path: Path, compression: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
+    buffer, path = io.BytesIO(), tmp_path / "images.npz"
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        archive.writestr("images.npy", saved(images))
+    content = bytearray(buffer.getvalue())
+    content[50:300] = b"\xaa" * 250
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"pool\.file is .*images\.npz: it (is not an .npz file, or a|cannot be r)"):
+        Material(config_of({"file": str(path)}), teacher().card())
+
+
 def test_an_npz_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "_UNPACKED_BYTES_MAX", 100_000)
     path = npz(tmp_path / "images.npz", images=np.zeros((200, 28, 28, 1), np.uint8))
