@@ -10,7 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 from shared.datasets import FOLDER_PREFIX, Dataset, load_dataset
 from shared.wire.contracts import Resize
 from shared.wire.images import batch_digest, image_digests
-from teacher_server.teachers.bundle import manifest_faults
 from teacher_server.teachers.manifest import Classes, Command, InputTable, Name, Version
 from teacher_server.training.recipes import PRECISIONS, SCHEDULES, Precision, Recipe, Schedule, recipe_for
 
@@ -89,7 +88,7 @@ def load_splits(order: TrainingOrder) -> tuple[Dataset, Dataset]:
     try:
         TypeAdapter(Classes).validate_python(train.class_names)
     except ValidationError as error:
-        faults = "; ".join(manifest_faults(error))
+        faults = "; ".join(f"{fault['msg']} (given: {fault['input']!r})" for fault in error.errors())
         raise ValueError(f"data set {order.dataset}: its classes cannot be a teacher's: {faults}") from error
     return train, test
 

@@ -45,6 +45,7 @@ def test_classes_that_no_teacher_may_have_are_refused_before_training(
     with pytest.raises(ValueError, match=f"its classes cannot be a teacher's: .*{reason}") as refusal:
         train_and_write_bundle(TrainingOrder(dataset, NETWORK, epochs=1), tmp_path / "bundle", progress=never)
     assert "validation error" not in str(refusal.value)
+    assert "the file" not in str(refusal.value)  # as faults of a bundle's manifest have it
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
