@@ -188,16 +188,24 @@ def predict(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Classify image files with the run's student, by the same preprocessing rule as the teacher's."""
+    """Classify image files with the run's student, by the same preprocessing rule as the teacher's.
+
+    Files that cannot be read are named, the others classified; the exit code is 2 if there was one.
+    """
     from distill_client.prediction import predict_files
     from distill_client.run_folder import open_run
 
-    predictions = predict_files(open_run(directory), images, _require_device(device))
+    predictions, skipped = predict_files(open_run(directory), images, _require_device(device))
     if as_json:
-        typer.echo(json.dumps({"predictions": predictions}))
-        return
-    for prediction in predictions:
-        typer.echo(f"{prediction['file']}: {prediction['class']} ({prediction['probability']:.1%})")
+        unread = [{"file": each.file, "reason": each.reason} for each in skipped]
+        typer.echo(json.dumps({"predictions": predictions, "skipped": unread}))
+    else:
+        for prediction in predictions:
+            typer.echo(f"{prediction['file']}: {prediction['class']} ({prediction['probability']:.1%})")
+    for each in skipped:
+        typer.echo(f"distill: {each.file}: {each.reason}", err=True)
+    if skipped:
+        raise typer.Exit(ConfigError.exit_code)
 
 
 def _read_material(experiment: RunConfig, card: Any) -> Any:

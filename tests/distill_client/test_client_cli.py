@@ -323,6 +323,12 @@ def test_predict_names_a_class_for_every_file(finished: Finished, tmp_path: Path
         Image.new("L", (40, 30), 90).save(file)
     predictions = one_object(distill("predict", finished.path, *files, "--json"))["predictions"]
     assert [prediction["file"] for prediction in predictions] == [str(file) for file in files]
+    bad = tmp_path / "text.jpg"
+    bad.write_text("no picture")
+    some = distill("predict", finished.path, files[0], bad, "--json")
+    assert some.exit_code == 2
+    assert [skipped["file"] for skipped in json.loads(some.stdout)["skipped"]] == [str(bad)]
+    assert f"distill: {bad}: the file cannot be decoded" in some.stderr
     text = distill("predict", finished.path, *files)
     assert [line.rpartition(":")[0] for line in text.stdout.splitlines()] == [str(file) for file in files]
 

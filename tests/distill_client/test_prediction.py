@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 
 from distill_client.contenders import STUDENT, fresh_network, save_network
-from distill_client.errors import ConfigError, RunStoreError
+from distill_client.errors import RunStoreError
 from distill_client.prediction import predict_files
 from distill_client.results import load_contender
 from distill_client.run_folder import RunFolder, open_run
 from distill_client.student.evaluation import predict_probabilities
+from shared.datasets import Skipped
 from tests.distill_client.fakes import FakeTeacher, begin, tiny_config
 
 CPU = torch.device("cpu")
@@ -34,7 +35,8 @@ def test_files_are_read_by_the_declared_rule_and_named_by_the_teachers_classes(
     for file, image in zip(files, images, strict=True):
         Image.fromarray(image[..., 0]).save(file)
     expected = predict_probabilities(load_contender(folder, STUDENT, CPU), images)
-    predictions = predict_files(folder, files, CPU)
+    predictions, skipped = predict_files(folder, files, CPU)
+    assert skipped == []
     assert [prediction["file"] for prediction in predictions] == [str(file) for file in files]
     assert [prediction["class"] for prediction in predictions] == [NAMES[row.argmax()] for row in expected]
     assert np.allclose([prediction["probability"] for prediction in predictions], expected.max(axis=1), atol=1e-5)
@@ -44,12 +46,12 @@ def test_files_are_read_by_the_declared_rule_and_named_by_the_teachers_classes(
 def test_any_size_and_colour_will_do(tmp_path: Path, folder: RunFolder, kind: str) -> None:
     file = tmp_path / "picture"
     Image.new("RGB", (100, 50), (200, 10, 10)).save(file, kind)
-    (prediction,) = predict_files(folder, [file], CPU)
+    (prediction,), _ = predict_files(folder, [file], CPU)
     assert prediction["class"] in NAMES
     assert 0.1 <= prediction["probability"] <= 1
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, folder: RunFolder) -> None:
+def test_files_that_cannot_be_read_are_named_and_the_others_classified(tmp_path: Path, folder: RunFolder) -> None:
     good, text = tmp_path / "good.png", tmp_path / "text.png"
     Image.new("L", (28, 28)).save(good)
     text.write_text("no picture")
@@ -59,9 +61,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, folder: RunFolder) 
         (missing, "cannot be read (No such file or directory)"),
         (tmp_path, "a folder; give the picture files in it"),
     ):
-        with pytest.raises(ConfigError) as refusal:
-            predict_files(folder, [good, bad], CPU)
-        assert str(refusal.value) == f"{bad}: {says}"
+        predictions, skipped = predict_files(folder, [bad, good], CPU)
+        assert [prediction["file"] for prediction in predictions] == [str(good)]
+        assert skipped == [Skipped(str(bad), says)]
+    assert predict_files(folder, [missing], CPU)[0] == []
 
 
 def test_there_is_no_prediction_before_there_is_a_student(tmp_path: Path) -> None:
