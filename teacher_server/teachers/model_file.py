@@ -14,7 +14,8 @@ A pickle runs whatever its author wrote when it is loaded, so this server never 
     import torch
     from safetensors.torch import save_file
     tensors = torch.load({file!r}, map_location="cpu", weights_only=True)
-    save_file({{name: tensor.contiguous() for name, tensor in tensors.items()}}, {stem!r} + ".safetensors")
+    tensors = tensors.get("state_dict", tensors)  # where a training script has saved more than the weights
+    save_file({{name: tensor.contiguous().clone() for name, tensor in tensors.items()}}, {stem!r} + ".safetensors")
 
 and import that with --network. If it is a whole model, and you trust the file:
 

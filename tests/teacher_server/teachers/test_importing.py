@@ -357,8 +357,10 @@ def test_a_pickle_under_any_name_is_refused_with_the_way_out(tmp_path: Path) -> 
 def test_the_way_out_works(tmp_path: Path) -> None:
     """Both recipes, run as they are printed, give files that import and answer as the network does."""
     torch.save(small_network().state_dict(), tmp_path / "weights.pt")
+    torch.save({"state_dict": small_network().state_dict(), "epoch": 3}, tmp_path / "checkpoint.ckpt")
     torch.save(small_network(), tmp_path / "whole.pth")
-    for name, first_line in (("weights.pt", "from safetensors"), ("whole.pth", "model = torch.load")):
+    state_dict, model = "from safetensors", "model = torch.load"
+    for name, first_line in (("weights.pt", state_dict), ("checkpoint.ckpt", state_dict), ("whole.pth", model)):
         told = refusal(tmp_path / name, tmp_path)
         recipe = next(part for part in told.split("\n\n") if first_line in part)
         code = "\n".join(line[4:] for line in recipe.splitlines() if line.startswith("    "))
@@ -368,7 +370,7 @@ def test_the_way_out_works(tmp_path: Path) -> None:
             [sys.executable, "-W", "ignore", "-c", code],
             cwd=tmp_path, check=True, timeout=120, env={"PYTHONPATH": str(Path(__file__).parents[3])},
         )  # fmt: skip
-    for name in ("weights.safetensors", "whole.pt2"):
+    for name in ("weights.safetensors", "checkpoint.safetensors", "whole.pt2"):
         made = import_bundle(order(tmp_path / name), tmp_path / f"from-{name}")
         np.testing.assert_allclose(answers(made), reference(), rtol=0, atol=1e-6)
 
