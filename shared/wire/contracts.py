@@ -21,11 +21,19 @@ HEADER_EVENT_HASH = "Event-Hash"
 HEADER_REQUEST_ID = "Request-Id"
 HEADER_IDEMPOTENCY_KEY = "Idempotency-Key"
 HEADER_REPLAYED = "Idempotency-Replayed"
+HEADER_RECOMPUTED = "Idempotency-Recomputed"
+HEADER_RECEIPT = "Teacher-Receipt"
+
+SIGNING_KEYS_PATH = "/.well-known/teacher-signing-keys"
 
 # How a picture of another size comes to a teacher's input; ``shared.wire.resizing`` does it.
 Resize = Literal["exact", "crop", "stretch"]
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$", description="Ed25519, in hex")]
+
+EventKind = Literal["create", "grant", "revoke", "answer", "refuse", "policy", "rotate", "expire", "restore"]
+EVENT_FORMAT = 2
 
 
 class WireModel(BaseModel):
@@ -99,16 +107,19 @@ class TeacherList(WireModel):
 
 
 class Event(WireModel):
-    """One link of a key's chain: integers and strings only, empty strings where a field does not apply."""
+    """One link of a key's chain: integers and strings only, empty strings where a field does not apply.
+
+    Format 1 is what servers wrote that did not sign yet; it has none of the four fields at the end.
+    """
 
     sequence: int
     previous_hash: Digest
-    kind: Literal["create", "grant", "revoke", "answer"]
-    at: str = Field(description="UTC, RFC 3339 with microseconds")
+    kind: EventKind
+    at: str = Field(description="UTC, RFC 3339 with microseconds; never before that of the event before")
     key_name: str
     teacher: str
     version: str
-    images: int
+    images: int = Field(description="answered, granted, or asked for when refused")
     input_digest: str
     answer_digest: str
     disclosure: str
@@ -116,6 +127,36 @@ class Event(WireModel):
     spent: int = Field(description="images spent after this event")
     granted: int = Field(description="images granted after this event")
     hash: Digest
+    format: Literal[1, 2] = 1
+    teacher_digest: str = Field("", description="SHA-256 of the bundle that answered")
+    disclosure_digest: str = Field("", description="SHA-256 of everything the disclosure does to an answer")
+    detail: str = Field("", description="why it was refused; what changed; canonical JSON, or a code")
+
+
+class Receipt(WireModel):
+    """What an answer's buyer keeps: the event it was charged by, signed by the ledger."""
+
+    event: Event
+    signing_key: Digest = Field(description="fingerprint: SHA-256 of the 32 bytes of the public key")
+    signature: Signature
+
+
+class SigningKey(WireModel):
+    """A public key of a ledger; every one but the first is endorsed by the one before."""
+
+    fingerprint: Digest
+    public_key: Digest = Field(description="the 32 bytes of an Ed25519 public key, in hex")
+    created_at: str
+    retired_at: str | None = None
+    endorsed_by: str = Field("", description="fingerprint of the key that signed this one; empty for the first")
+    endorsement: str = Field("", description="its signature over this public key; empty for the first")
+
+
+class SigningKeys(WireModel):
+    """The answer of the well-known address: every key that this ledger ever signed with, oldest first."""
+
+    ledger: str = Field(description="the ledger's random name")
+    keys: list[SigningKey]
 
 
 class EventReference(WireModel):
@@ -145,6 +186,14 @@ class LabelsAnswer(WireModel):
     spent: int
     remaining: int
     event: EventReference
+    receipt: Receipt | None = Field(None, description="absent from servers that do not sign yet")
+
+
+class EventSignature(WireModel):
+    """Who signed an event; both are empty for an event of format 1."""
+
+    signing_key: str = ""
+    signature: str = ""
 
 
 class EventsPage(WireModel):
@@ -152,6 +201,7 @@ class EventsPage(WireModel):
 
     key_name: str
     events: list[Event]
+    signatures: list[EventSignature] = Field([], description="one per event, in the same order")
     next_after: int | None
 
 

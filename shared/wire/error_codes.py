@@ -27,6 +27,13 @@ class ErrorCode(StrEnum):
     INVALID_IMAGES = "invalid_images"
     INVALID_IDEMPOTENCY_KEY = "invalid_idempotency_key"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    STILL_RUNNING = "still_running"
+    ANSWER_EXPIRED = "answer_expired"
+    RATE_LIMITED = "rate_limited"
+    DAILY_BUDGET_EXHAUSTED = "daily_budget_exhausted"
+    LEDGER_INCONSISTENT = "ledger_inconsistent"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    MALFORMED_REQUEST = "malformed_request"
     OVERLOADED = "overloaded"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     INTERNAL = "internal"
@@ -56,6 +63,13 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.INVALID_IMAGES: ErrorKind(422, False, "The images cannot be read as this teacher's input"),
     ErrorCode.INVALID_IDEMPOTENCY_KEY: ErrorKind(422, False, "The Idempotency-Key is not usable"),
     ErrorCode.IDEMPOTENCY_KEY_REUSED: ErrorKind(422, False, "This Idempotency-Key was used for another request"),
+    ErrorCode.STILL_RUNNING: ErrorKind(409, True, "The first request under this Idempotency-Key is still running"),
+    ErrorCode.ANSWER_EXPIRED: ErrorKind(410, False, "The stored answer has expired and cannot be computed again"),
+    ErrorCode.RATE_LIMITED: ErrorKind(429, True, "The key asks faster than it may"),
+    ErrorCode.DAILY_BUDGET_EXHAUSTED: ErrorKind(429, True, "The key's budget for this day is used up"),
+    ErrorCode.LEDGER_INCONSISTENT: ErrorKind(503, False, "The ledger's record of this key does not add up"),
+    ErrorCode.HEADERS_TOO_LARGE: ErrorKind(431, False, "The request's headers are larger than this server reads"),
+    ErrorCode.MALFORMED_REQUEST: ErrorKind(400, False, "The request is not valid HTTP"),
     ErrorCode.OVERLOADED: ErrorKind(503, True, "The server is busy; ask again shortly"),
     ErrorCode.LEDGER_UNAVAILABLE: ErrorKind(503, True, "The ledger cannot be written, so nothing is answered"),
     ErrorCode.INTERNAL: ErrorKind(500, True, "The server failed; nothing was charged unless a replay says so"),

@@ -1,6 +1,6 @@
 """The event chain: canonical bytes, the hash that links each event to the one before, and its verification.
 
-Signatures over these bytes are the ledger's next storey; the fields that they will cover are all here.
+Signatures over these bytes are in ``shared.wire.signatures``.
 """
 
 import hashlib
@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from shared.wire.contracts import Event
 
 GENESIS_HASH = "0" * 64
+_FIELDS_OF_FORMAT_2 = frozenset({"format", "teacher_digest", "disclosure_digest", "detail"})
 
 
 def canonical_bytes(event: Event) -> bytes:
     """The bytes an event's hash is taken over: JSON, sorted keys, no spaces, integers and strings only."""
-    fields = {name: value for name, value in event if name != "hash"}
+    left_out = {"hash"} if event.format > 1 else {"hash"} | _FIELDS_OF_FORMAT_2
+    fields = {name: value for name, value in event if name not in left_out}
     for name, value in fields.items():
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise TypeError(f"event field {name} is {value!r}; only integers and strings are canonical")

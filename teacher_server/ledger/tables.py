@@ -5,18 +5,44 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
 
 # SQLite only numbers rows by itself in a column of type INTEGER.
 _RowId = BigInteger().with_variant(Integer, "sqlite")
+
+# The ledger itself: one row.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(32), nullable=False),  # random: two ledgers' receipts never pass for each other's
+    Column("created_at", String(32), nullable=False),
+    Column("backup_at", String(32)),  # set in a backup only: whoever opens one as a ledger says so in every chain
+    CheckConstraint("id = 1", name="one_ledger"),
+)
+
+# Public keys that events are signed with; the private one lives in a file. One of them is not retired.
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("public_key", String(64), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("retired_at", String(32)),
+    Column("endorsed_by", String(64), nullable=False),
+    Column("endorsement", String(128), nullable=False),
+)
 
 keys = Table(
     "keys",
@@ -31,7 +57,22 @@ keys = Table(
     Column("created_at", String(32), nullable=False),
     Column("expires_at", String(32)),
     Column("revoked_at", String(32)),
+    Column("images_per_day", BigInteger),  # null: no limit but the budget
+    Column("images_per_second", BigInteger),
+    Column("refusing", String(32), nullable=False, server_default=""),  # the reason last told in a refuse event
+    Column("expiry_noted", Integer, nullable=False, server_default="0"),  # 1 once the chain has its expire event
+    Column("alerted_percent", Integer, nullable=False, server_default="0"),
     CheckConstraint("spent >= 0 AND spent <= granted", name="spent_within_granted"),
+)
+
+# A key's secret before its rotation, valid for a while beside the new one.
+retiring_secrets = Table(
+    "retiring_secrets",
+    metadata,
+    Column("lookup", String(12), primary_key=True),
+    Column("key_id", BigInteger, ForeignKey("keys.id"), nullable=False),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("expires_at", String(32), nullable=False),
 )
 
 # One key's events form a hash chain: each carries its number and the hash of the one before.
@@ -55,7 +96,14 @@ events = Table(
     Column("spent", BigInteger, nullable=False),
     Column("granted", BigInteger, nullable=False),
     Column("hash", String(64), nullable=False),
+    Column("format", Integer, nullable=False, server_default="1"),
+    Column("teacher_digest", String(64), nullable=False, server_default=""),
+    Column("disclosure_digest", String(64), nullable=False, server_default=""),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("signing_key", String(64), nullable=False, server_default=""),  # not hashed: beside the event, not in it
+    Column("signature", String(128), nullable=False, server_default=""),
     UniqueConstraint("key_id", "sequence", name="one_event_per_sequence"),
+    Index("events_by_time", "key_id", "at"),
 )
 
 # The row whose uniqueness decides that an idempotency key is charged once, and the answer it was charged for.
@@ -68,7 +116,12 @@ answers = Table(
     Column("input_digest", String(64), nullable=False),
     Column("request_id", String(64), nullable=False),
     Column("sequence", BigInteger, nullable=False),
-    Column("disclosed_npy", LargeBinary, nullable=False),
+    Column("disclosed_npy", LargeBinary, nullable=False),  # empty once it expired; the row stays for ever
+    Column("answered_at", String(32), nullable=False, server_default=""),
+    Column("body_bytes", BigInteger, nullable=False, server_default="0"),
+    Index(
+        "stored_bodies", "answered_at", sqlite_where=text("body_bytes > 0"), postgresql_where=text("body_bytes > 0")
+    ),
 )
 
 # Per image and packed (see teacher_server.fingerprints), so that later questions need no stored images.
