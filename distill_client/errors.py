@@ -8,9 +8,22 @@ DistillError
 │   │   └── TeacherChanged    exit 8: the version that the run is bought from is not served any more
 │   ├── TeacherUnavailable    exit 4: no answer after bounded retries; the run can be resumed
 │   └── TeacherProtocolError  exit 5: the answer does not fit the contract
+│       └── ReceiptFault      exit 5: its receipt does not prove what was asked and got
 ├── RunStoreError             exit 6: an artefact is missing, torn, or from another configuration
 └── AuditMismatch             exit 7: the two sides do not agree on what was bought
 """
+
+import shlex
+from pathlib import Path
+from typing import Literal
+
+# Whether a request that failed was charged, as far as its sender can know.
+Charged = Literal["no", "unknown"]
+
+
+def resume_command(path: Path) -> str:
+    """What to type to go on with the run in ``path``; safe to copy whatever the folder is called."""
+    return f"distill resume {shlex.quote(str(path))}"
 
 
 class DistillError(Exception):
@@ -55,15 +68,26 @@ class TeacherChanged(TeacherRefused):
 
 
 class TeacherUnavailable(TeacherError):
-    """No usable answer within the deadline; every recorded batch can be asked for again at no second charge."""
+    """No usable answer within the deadline; every recorded batch can be asked for again at no second charge.
+
+    ``charged`` is "unknown" where a request may have been charged before it was lost; a replay finds out.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, *, charged: Charged = "no") -> None:
+        super().__init__(message)
+        self.charged = charged
 
 
 class TeacherProtocolError(TeacherError):
     """The answer does not fit the contract."""
 
     exit_code = 5
+
+
+class ReceiptFault(TeacherProtocolError):
+    """An answer's receipt, or the key that it is to be verified with, is not what it must be."""
 
 
 class RunStoreError(DistillError):

@@ -18,7 +18,7 @@ from distill_client.contenders import (
     restore_network,
     save_network,
 )
-from distill_client.errors import ConfigError, RunStoreError
+from distill_client.errors import ConfigError, RunStoreError, resume_command
 from distill_client.plan import draw_held_out
 from distill_client.pool import pool_input
 from distill_client.run_folder import RunFolder, write_text
@@ -45,7 +45,7 @@ def load_contender(folder: RunFolder, contender: str, device: torch.device) -> n
     )
     path = folder.contender_path(contender)
     if not path.exists():
-        raise RunStoreError(f"{folder.path}: {contender} is not trained yet: `distill resume {folder.path}`")
+        raise RunStoreError(f"{folder.path}: {contender} is not trained yet: `{resume_command(folder.path)}`")
     return restore_network(network, path).to(device)
 
 

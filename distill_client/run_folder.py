@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distill_client.config import RunConfig
 from distill_client.durable import write_durably
-from distill_client.errors import ConfigError, RunStoreError
+from distill_client.errors import ConfigError, RunStoreError, resume_command
 from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import TeacherCard
 
@@ -150,7 +150,7 @@ class RunFolder:
         with suppress(OSError, ValueError):
             summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
         if not isinstance(summary, dict) or not {"student_accuracy", "agreement_on", "baselines"} <= summary.keys():
-            raise RunStoreError(f"{self.path}: no summary yet; `distill resume {self.path}` finishes the run")
+            raise RunStoreError(f"{self.path}: no summary yet; `{resume_command(self.path)}` finishes the run")
         return summary
 
 
@@ -158,7 +158,7 @@ def require_free(path: Path) -> None:
     """Raise RunStoreError when there is something at ``path`` already, other than an empty folder."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunStoreError(
-            f"{path} exists already: `distill resume {path}` goes on with the run in it, or give another --out"
+            f"{path} exists already: `{resume_command(path)}` goes on with the run in it, or give another --out"
         )
 
 

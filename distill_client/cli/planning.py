@@ -1,0 +1,62 @@
+"""`distill plan`: what a run would buy, before it buys anything."""
+
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from distill_client.cli.connecting import connected
+from distill_client.cli.options import AsJson, ConfigFile, TeacherUrl, out, say
+from distill_client.config import RunConfig, load_config
+from shared.wire.contracts import TeacherCard
+
+if TYPE_CHECKING:
+    from distill_client.material import Material
+
+# Somebody sits and waits for a plan, and a mistyped address is likelier than a server that is just starting.
+PATIENCE_S = 10.0
+
+
+def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False) -> None:
+    """Say what a run would buy, phase by phase, and refuse what its budget cannot finish. Buys nothing.
+
+    With --teacher, the images' shape and classes and the key's remaining budget are checked as well; the key is read
+    from DISTILL_API_KEY. A pool of pictures needs it, or pool.size, to know what size they will have.
+    """
+    from distill_client.material import check_budget, check_card
+    from distill_client.report.table import plan_table
+    from distill_client.teachers.buying import images_per_request
+
+    experiment = load_config(config)
+    card = None
+    if teacher is not None:
+        with connected(teacher, experiment, deadline_s=PATIENCE_S) as server:
+            card = server.card()
+    material = read_material(experiment, card)
+    cost = material.cost
+    if card is not None:
+        check_card(experiment, card, material.pool)
+        check_budget(cost, card)
+    wanted = experiment.teacher.images_per_request
+    per_request = wanted if card is None else images_per_request(wanted, card)
+    requests = sum(math.ceil(images / per_request) for images in asdict(cost).values())
+    if as_json:
+        report = {"phases": asdict(cost), "total": cost.total, "budget_images": experiment.budget_images}
+        typer.echo(json.dumps({**report, "requests": requests, "config_digest": experiment.digest()}))
+    else:
+        out.print(plan_table(cost, budget_images=experiment.budget_images, requests=requests))
+
+
+def read_material(experiment: RunConfig, card: TeacherCard | None) -> "Material":
+    """Read and draw what the run works with; what came of the user's own files is said on stderr."""
+    from distill_client.material import Material
+    from distill_client.report.reading import describe_reading
+
+    if experiment.pool.is_of_files:
+        say(f"reading pictures: {experiment.pool.source}")
+    material = Material(experiment, card)
+    for line in describe_reading(material.pool, material.test):
+        say(line)
+    return material

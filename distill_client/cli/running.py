@@ -1,0 +1,83 @@
+"""`distill run` and `distill resume`: buy, train, audit; and the same again after a kill."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distill_client.cli.connecting import connected
+from distill_client.cli.measuring import draw, print_summary
+from distill_client.cli.options import AsJson, ConfigFile, Device, RunDir, TeacherUrl, err, require_device
+from distill_client.cli.planning import read_material
+from distill_client.config import load_config
+from distill_client.errors import AuditMismatch, DistillError, resume_command
+from distill_client.run_folder import RunFolder, create_run, open_run, require_free
+
+if TYPE_CHECKING:
+    from distill_client.material import Material
+
+
+def run(
+    config: ConfigFile,
+    teacher: Annotated[str, typer.Option(help="address of the teacher server, such as http://127.0.0.1:8000")],
+    out: Annotated[Path, typer.Option(help="the run folder to make; must be empty or not exist")],
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Buy the answers, train the student and its baselines, and audit the bill.
+
+    The key is read from DISTILL_API_KEY. A run that stops for any reason goes on with `distill resume OUT`, and
+    nothing is paid for twice.
+    """
+    from distill_client.material import check_budget, check_card
+    from distill_client.teachers.protocol import key_identity
+
+    experiment = load_config(config)
+    require_device(device)
+    require_free(out)
+    with connected(teacher, experiment) as server:
+        card = server.card()
+        material = read_material(experiment, card)
+        check_card(experiment, card, material.pool)
+        check_budget(material.cost, card)
+        folder = create_run(
+            out, experiment, card, teacher_url=teacher, key_identity=key_identity(server), keep=material.keep
+        )
+    _finish(folder, material, teacher, device, as_json=as_json)
+
+
+def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu", as_json: AsJson = False) -> None:
+    """Go on with a run that was stopped, from what is on the disk; a finished run is only measured again.
+
+    The key is read from DISTILL_API_KEY and must be the one that the run began with.
+    """
+    from distill_client.material import Material
+
+    require_device(device)
+    folder = open_run(directory)
+    _finish(folder, Material.of_run(folder), teacher or folder.record.teacher_url, device, as_json=as_json)
+
+
+def _finish(folder: RunFolder, material: "Material", teacher_url: str, device: str, *, as_json: bool) -> None:
+    from distill_client import pipeline
+    from distill_client.report.progress import RunProgress
+
+    torch_device = require_device(device)
+    try:
+        with folder, connected(teacher_url, folder.config, folder.record.teacher.version) as server:
+            with RunProgress(err) as progress:
+                summary = pipeline.run(folder, material, server, progress, torch_device)
+            draw(folder, summary)
+    except KeyboardInterrupt:
+        command = resume_command(folder.path)
+        typer.echo(f"\ndistill: stopped; `{command}` goes on, nothing is paid for twice", err=True)
+        # Requests in flight may wait for a slow teacher. Everything durable is on the disk: leave without them.
+        os._exit(130)
+    except DistillError as error:
+        if error.exit_code in (3, 4):
+            typer.echo(f"the run can go on later: {resume_command(folder.path)}", err=True)
+        raise
+    print_summary(summary, folder.path, as_json=as_json)
+    if not summary["audit"]["equal"]:
+        raise AuditMismatch("; ".join(summary["audit"]["faults"]) or "the three counts differ")
