@@ -1,0 +1,83 @@
+"""The other side of ``tests.reliability.processes``: imports what programs need once, then forks them in milliseconds.
+
+``python -m tests.reliability.fork_server MODULE:FUNCTION``: one JSON object a line on standard input, one answer each.
+A forked program is a process like any other, with memory, files and locks of its own; only its imports were ready.
+When standard input ends, which the operating system sees to if its owner is killed, its programs are killed too.
+"""
+
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+
+def main(target: str) -> None:
+    module, _, function = target.partition(":")
+    program = getattr(importlib.import_module(module), function)
+    running: set[int] = set()
+    _say({"ready": os.getpid()})
+    for line in sys.stdin.buffer:
+        command = json.loads(line)
+        if "arguments" in command:
+            pid = _fork(program, command)
+            running.add(pid)
+            _say({"pid": pid})
+        else:
+            _say({"code": _poll(command["poll"], running)})
+    for pid in running:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _fork(program: Callable[[], object], command: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _become(program, command)
+    return pid
+
+
+def _become(program: Callable[[], object], command: dict[str, Any]) -> NoReturn:
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for descriptor, name in ((1, "out"), (2, "log")):
+            os.dup2(os.open(command[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
+        os.environ.clear()
+        os.environ.update(command["env"])
+        sys.argv = command["arguments"]
+        random.seed()
+        program()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+
+
+def _poll(pid: int, running: set[int]) -> int | None:
+    """The exit code, negative for a signal; None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    if found == 0:
+        return None
+    running.discard(pid)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

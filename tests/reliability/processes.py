@@ -1,0 +1,161 @@
+"""Programs that start in milliseconds and can be killed at any moment: forked by a process that has imported them.
+
+See ``tests.reliability.fork_server``. Everything else about them is real: the command line, HTTP, the ledger, SIGKILL.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("TEACHER_", "DISTILL_"))} | {
+    "OMP_NUM_THREADS": "1"
+}
+PATIENCE_S = 90.0
+
+
+class ForkServer:
+    """Starts one program again and again. ``target``: MODULE:FUNCTION."""
+
+    def __init__(self, target: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.reliability.fork_server", target],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=ENVIRONMENT,
+            start_new_session=True,  # Ctrl-C is for the tests; they close this one
+        )
+        self._lock = threading.Lock()
+        assert "ready" in self._read()
+
+    def start(self, *arguments: object, log: Path, env: dict[str, str] | None = None) -> "Program":
+        """Run the program; standard output is added to ``log`` with the suffix .out, the rest to ``log``."""
+        command = {
+            "arguments": [str(argument) for argument in arguments],
+            "env": ENVIRONMENT | (env or {}),
+            "log": str(log),
+            "out": str(log.with_suffix(".out")),
+        }
+        return Program(self._ask(command)["pid"], self)
+
+    def poll(self, pid: int) -> int | None:
+        """The exit code of one of its programs, None while it runs; asked no more once it was given."""
+        code: int | None = self._ask({"poll": pid})["code"]
+        return code
+
+    def close(self) -> None:
+        """End it, and with it whatever it started."""
+        self._process.communicate(timeout=PATIENCE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the fork server is gone"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@dataclass
+class Program:
+    """A running program."""
+
+    pid: int
+    _forked_by: ForkServer = field(repr=False)
+    _code: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self._code is None:
+            self._code = self._forked_by.poll(self.pid)
+        return self._code
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """The exit code once it has ended."""
+        wait_until(lambda: self.poll() is not None, timeout_s=timeout_s, pause_s=0.002)
+        assert self._code is not None
+        return self._code
+
+    def send(self, sign: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, sign)
+
+    def kill(self) -> bool:
+        """SIGKILL: no handler runs, nothing is flushed. Whether that is what ended it."""
+        self.send(signal.SIGKILL)
+        return self.wait() == -signal.SIGKILL
+
+
+class Server:
+    """`teacher serve` on one ledger and one port, to be killed and started again."""
+
+    def __init__(self, forks: ForkServer, ledger_url: str, folder: Path, **env: str) -> None:
+        self._forks = forks
+        self._env = {"TEACHER_LEDGER": ledger_url, "TEACHER_BUNDLES": "unused", **env}
+        self.ledger_url = ledger_url
+        self.log = folder / "server.log"
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.program: Program | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it accepts connections; the answer may still take a moment."""
+        program = self._forks.start("teacher", "serve", "--port", self.port, log=self.log, env=self._env)
+        self.program = program
+        wait_until(lambda: _is_open(self.port) or program.poll() is not None)
+        assert program.poll() is None, self.log.read_text()
+
+    def kill(self) -> bool:
+        """SIGKILL; whether that is what ended it."""
+        assert self.program is not None
+        return self.program.kill()
+
+    def stop(self) -> None:
+        """As its owner would stop it."""
+        if self.program is not None:
+            self.program.send(signal.SIGTERM)
+            self.program.wait()
+
+    def text(self) -> str:
+        """All it has logged so far."""
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def wait_until(reached: Callable[[], bool], *, timeout_s: float = PATIENCE_S, pause_s: float = 0.005) -> None:
+    """Poll until something is so; fails when that takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not reached():
+        assert time.monotonic() < deadline, f"not reached within {timeout_s} s"
+        time.sleep(pause_s)
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
