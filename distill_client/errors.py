@@ -13,17 +13,7 @@ DistillError
 └── AuditMismatch             exit 7: the two sides do not agree on what was bought
 """
 
-import shlex
-from pathlib import Path
-from typing import Literal
-
-# Whether a request that failed was charged, as far as its sender can know.
-Charged = Literal["no", "unknown"]
-
-
-def resume_command(path: Path) -> str:
-    """What to type to go on with the run in ``path``; safe to copy whatever the folder is called."""
-    return f"distill resume {shlex.quote(str(path))}"
+import typing
 
 
 class DistillError(Exception):
@@ -75,7 +65,7 @@ class TeacherUnavailable(TeacherError):
 
     exit_code = 4
 
-    def __init__(self, message: str, *, charged: Charged = "no") -> None:
+    def __init__(self, message: str, *, charged: typing.Literal["no", "unknown"] = "no") -> None:
         super().__init__(message)
         self.charged = charged
 

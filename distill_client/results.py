@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from distill_client.audit import Audit
+from distill_client.commands import resume_command
 from distill_client.contenders import (
     STANDARD_KD,
     STUDENT,
@@ -18,7 +19,7 @@ from distill_client.contenders import (
     restore_network,
     save_network,
 )
-from distill_client.errors import ConfigError, RunStoreError, resume_command
+from distill_client.errors import ConfigError, RunStoreError
 from distill_client.plan import draw_held_out
 from distill_client.pool import pool_input
 from distill_client.run_folder import RunFolder, write_text

@@ -31,9 +31,10 @@ import tomli_w
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from distill_client.commands import resume_command
 from distill_client.config import RunConfig
 from distill_client.durable import write_durably
-from distill_client.errors import ConfigError, RunStoreError, resume_command
+from distill_client.errors import ConfigError, RunStoreError
 from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import TeacherCard
 

@@ -10,8 +10,9 @@ from distill_client.cli.connecting import connected
 from distill_client.cli.measuring import draw, print_summary
 from distill_client.cli.options import AsJson, ConfigFile, Device, RunDir, TeacherUrl, err, require_device
 from distill_client.cli.planning import read_material
+from distill_client.commands import resume_command
 from distill_client.config import load_config
-from distill_client.errors import AuditMismatch, DistillError, resume_command
+from distill_client.errors import AuditMismatch, DistillError
 from distill_client.run_folder import RunFolder, create_run, open_run, require_free
 
 if TYPE_CHECKING:
