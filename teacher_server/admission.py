@@ -1,7 +1,7 @@
 """Who may start work now: bounds on requests in flight, and on images in flight per key.
 
 Nothing here decides what is charged. It spares the teacher work that a charge would then refuse, so it may answer
-503 (ask again), and 403 only from what is durably spent.
+503 or 409 (ask again), and 403 only from what is durably spent.
 """
 
 import threading
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
-from teacher_server.ledger.charging import budget_exhausted
+from teacher_server.ledger.refusals import budget_exhausted
 from teacher_server.ledger.keys import Key
 
 
@@ -22,6 +22,7 @@ class Admission:
         self._requests_max = requests_max
         self._requests = 0
         self._images: Counter[int] = Counter()
+        self._running: set[tuple[int, str]] = set()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -62,3 +63,23 @@ class Admission:
                 self._images[key.id] -= images
                 if not self._images[key.id]:
                     del self._images[key.id]
+
+    @contextmanager
+    def first(self, key: Key, idempotency_key: str) -> Iterator[None]:
+        """Be the only one that works on this idempotency key. Raises Refusal(still_running) when another does.
+
+        Two of them, in two processes on one ledger, would waste a forward pass and still be charged once.
+        """
+        place = (key.id, idempotency_key)
+        with self._lock:
+            if place in self._running:
+                raise Refusal(
+                    ErrorCode.STILL_RUNNING,
+                    f"Idempotency-Key {idempotency_key!r}: its first request is still running; ask again for its answer",
+                )
+            self._running.add(place)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(place)

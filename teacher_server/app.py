@@ -11,13 +11,13 @@ from fastapi_offline import FastAPIOffline
 from shared.wire.contracts import Problem
 from shared.wire.error_codes import ERROR_KINDS, PROBLEM_MEDIA_TYPE
 from teacher_server.admission import Admission
-from teacher_server.api import health, labels, teachers, usage
+from teacher_server.api import health, labels, signing_keys, teachers, usage
 from teacher_server.api.context import Server
 from teacher_server.decoding import DecodingLimits
 from teacher_server.errors import OperatorError
 from teacher_server.labelling import Labelling
-from teacher_server.ledger.database import open_database
 from teacher_server.ledger.ledger import Ledger
+from teacher_server.ledger.opening import open_database
 from teacher_server.middleware import RequestIdMiddleware
 from teacher_server.problems import add_problem_handlers
 from teacher_server.settings import TeacherSettings
@@ -46,7 +46,11 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         catalogue = Catalogue(served)
     except ValueError as error:
         raise OperatorError(str(error)) from error
-    ledger = Ledger(open_database(settings.ledger, create=True, lock_timeout_s=settings.ledger_timeout_s))
+    database = open_database(
+        settings.ledger, create=True, signing_key=settings.signing_key, lock_timeout_s=settings.ledger_timeout_s
+    )
+    database.share_commits()
+    ledger = Ledger(database)
     admission = Admission(requests_max=settings.requests_in_flight_max)
     limits = DecodingLimits(settings.images_per_request_max, settings.file_pixels_max, settings.request_pixels_max)
     server = Server(
@@ -54,7 +58,7 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         catalogue=catalogue,
         ledger=ledger,
         admission=admission,
-        labelling=Labelling(catalogue, ledger, admission, limits),
+        labelling=Labelling(catalogue, ledger, admission, limits, classifying_threads=settings.classifying_threads),
         answering_threads=anyio.CapacityLimiter(settings.answering_threads),
     )
 
@@ -74,7 +78,7 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     app.state.server = server
     app.add_middleware(RequestIdMiddleware)
     add_problem_handlers(app)
-    for module in (teachers, labels, usage, health):
+    for module in (teachers, labels, usage, signing_keys, health):
         app.include_router(module.router)
     return app
 

@@ -1,16 +1,21 @@
 """The spine: one request from bytes to a charged answer, read from top to bottom."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from shared.wire.contracts import InputSpec
 from shared.wire.error_codes import ErrorCode
-from shared.wire.images import batch_digest, image_digests
+from shared.wire.images import Images, batch_digest, image_digests
+from shared.wire.receipts import disclosure_digest
 from teacher_server.admission import Admission
 from teacher_server.decoding import Body, DecodingLimits, NpyBody, decode_body, own_input
 from teacher_server.disclosure import disclose
 from teacher_server.errors import Refusal
 from teacher_server.fingerprints import pack_fingerprints
-from teacher_server.ledger.charging import Answered, Computed, Question
+from teacher_server.ledger.answers import Answered, Expired, Question
+from teacher_server.ledger.charging import Computed
 from teacher_server.ledger.keys import Key
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.teachers.catalogue import Catalogue
@@ -35,11 +40,21 @@ class LabelRequest:
 class Labelling:
     """Answers label requests. Every method may be called from any thread."""
 
-    def __init__(self, catalogue: Catalogue, ledger: Ledger, admission: Admission, limits: DecodingLimits) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        admission: Admission,
+        limits: DecodingLimits,
+        *,
+        classifying_threads: int,
+    ) -> None:
         self._catalogue = catalogue
         self._ledger = ledger
         self._admission = admission
         self._limits = limits
+        # Requests that wait for their charge to reach the disk hold no processor.
+        self._classifying = threading.BoundedSemaphore(classifying_threads)
 
     def teacher(self, name: str, version: str | None = None) -> Teacher:
         """The teacher of that name and version (default: its default version). Raises Refusal(teacher_not_found)."""
@@ -73,20 +88,60 @@ class Labelling:
             raise
 
     def _answer_by(self, teacher: Teacher, request: LabelRequest) -> Answered:
-        images_nhwc = decode_body(request.body, teacher.input, self._limits)
-        digests = image_digests(images_nhwc)
+        with self._classifying:
+            images_nhwc = decode_body(request.body, teacher.input, self._limits)
+            digests = image_digests(images_nhwc)
         question = _question(request, digests)
         if earlier := self._ledger.find_answer(question):
-            return earlier
-        with self._admission.images(request.key, len(images_nhwc)):
-            probabilities_nk = teacher.classifier.probabilities(images_nhwc)
-            computed = Computed(
-                version=teacher.version,
-                images=len(images_nhwc),
-                disclosed=disclose(probabilities_nk, request.key.disclosure),
-                fingerprints=pack_fingerprints(images_nhwc, digests, probabilities_nk),
+            return self._again(earlier, request, images_nhwc)
+        with self._admission.first(request.key, request.idempotency_key), self._room(request, len(images_nhwc)):
+            with self._classifying:
+                probabilities_nk = teacher.classifier.probabilities(images_nhwc)
+                computed = Computed(
+                    version=teacher.version,
+                    images=len(images_nhwc),
+                    disclosed=disclose(probabilities_nk, request.key.disclosure),
+                    fingerprints=pack_fingerprints(images_nhwc, digests, probabilities_nk),
+                    teacher_digest=teacher.content_digest,
+                )
+            answered = self._ledger.charge(question, computed, request_id=request.request_id)
+        return self._again(answered, request, images_nhwc)
+
+    @contextmanager
+    def _room(self, request: LabelRequest, images: int) -> Iterator[None]:
+        """Room in the key's budget while its images are worked on; a refusal is told in the key's chain."""
+        try:
+            place = self._admission.images(request.key, images)
+            place.__enter__()
+        except Refusal as refusal:
+            self._ledger.note_refusal(request.key, refusal, images=images, teacher=request.teacher_name)
+            raise
+        try:
+            yield
+        finally:
+            place.__exit__(None, None, None)
+
+    def _again(self, found: Answered | Expired, request: LabelRequest, images_nhwc: Images) -> Answered:
+        """The stored answer; or, where its values have expired, the same computed again, uncharged.
+
+        Raises Refusal(answer_expired) when what would be computed now is not what was charged.
+        """
+        if isinstance(found, Answered):
+            return found
+        event = found.event
+        teacher = self._catalogue.find(event.teacher, event.version)
+        if (
+            teacher is None
+            or teacher.content_digest != event.teacher_digest
+            or disclosure_digest(str(request.key.disclosure)) != event.disclosure_digest
+        ):
+            raise Refusal(
+                ErrorCode.ANSWER_EXPIRED,
+                f"Idempotency-Key {request.idempotency_key!r} was answered at {event.at} and its values are not "
+                f"stored any more; version {event.version!r} as it was, under the disclosure of then, is not served now",
             )
-            return self._ledger.charge(question, computed, request_id=request.request_id)
+        with self._classifying:
+            return found.recomputed(disclose(teacher.classifier.probabilities(images_nhwc), request.key.disclosure))
 
     def _former_answer(self, request: LabelRequest) -> Answered | None:
         """What was answered under this idempotency key by a version that had another input, or is gone."""
@@ -94,11 +149,14 @@ class Labelling:
             return None
         for spec in self._former_inputs(request):
             try:
-                digests = image_digests(decode_body(request.body, spec, self._limits))
-                return self._ledger.find_answer(_question(request, digests))
+                images_nhwc = decode_body(request.body, spec, self._limits)
+                found = self._ledger.find_answer(_question(request, image_digests(images_nhwc)))
             except Refusal as refusal:
                 if refusal.code is ErrorCode.LEDGER_UNAVAILABLE:
                     raise
+                continue
+            if found:
+                return self._again(found, request, images_nhwc)
         return None
 
     def _former_inputs(self, request: LabelRequest) -> list[InputSpec]:

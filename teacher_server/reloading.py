@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ValidationError
 
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.database import beside_ledger, is_held_by_server
+from teacher_server.ledger.address import beside_ledger
+from teacher_server.ledger.server_lock import is_held_by_server
 
 if TYPE_CHECKING:  # torch, whose two seconds `teacher reload` need not wait
     from teacher_server.teachers.catalogue import Catalogue
@@ -74,7 +75,8 @@ class Reloader:
         """Stop listening. A reload under way is abandoned with the process."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._wanted.put(False)
-        self._file.unlink(missing_ok=True)
+        if self._file:
+            self._file.unlink(missing_ok=True)
 
     def _run(self) -> None:
         while self._wanted.get():
@@ -107,6 +109,8 @@ class Reloader:
 
     def _write(self) -> None:
         """Whole or not at all: others read it at any moment."""
+        if self._file is None:
+            return
         draft = self._file.with_name(f"{self._file.name}.new")
         try:
             draft.write_text(self._state.model_dump_json())
@@ -117,11 +121,12 @@ class Reloader:
 
 def forget_earlier_server(ledger_url: str) -> None:
     """Remove what a killed server said of itself; its process id may be somebody else's by now."""
-    state_file(ledger_url).unlink(missing_ok=True)
+    if file := state_file(ledger_url):
+        file.unlink(missing_ok=True)
 
 
-def state_file(ledger_url: str) -> Path:
-    """Where the server of this ledger tells about itself."""
+def state_file(ledger_url: str) -> Path | None:
+    """Where the server of this ledger tells about itself; nowhere with PostgreSQL, which several may serve."""
     return beside_ledger(ledger_url, ".server.json")
 
 
@@ -130,6 +135,10 @@ def ask_for_reload(ledger_url: str, *, timeout_s: float) -> Outcome:
 
     Raises OperatorError when no server runs here, and when it does not answer in time.
     """
+    if state_file(ledger_url) is None:
+        raise OperatorError(
+            "a PostgreSQL ledger may have several servers; send each the signal: kill -HUP PROCESS, or docker kill -s HUP"
+        )
     before = _read_state(ledger_url)
     if not is_held_by_server(ledger_url):
         raise OperatorError(f"no server runs on ledger {ledger_url}; `teacher serve` reads its bundles at start")
@@ -171,7 +180,8 @@ def describe(served: list[tuple[str, str]]) -> str:
 
 
 def _read_state(ledger_url: str) -> ServerState | None:
+    file = state_file(ledger_url)
     try:
-        return ServerState.model_validate_json(state_file(ledger_url).read_bytes())
+        return ServerState.model_validate_json(file.read_bytes()) if file else None
     except (OSError, ValidationError):
         return None

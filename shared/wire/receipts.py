@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from shared.wire.contracts import Event
+from shared.wire.contracts import PROBABILITY_DECIMALS, Event
 
 GENESIS_HASH = "0" * 64
 _FIELDS_OF_FORMAT_2 = frozenset({"format", "teacher_digest", "disclosure_digest", "detail"})
@@ -26,6 +26,12 @@ def canonical_bytes(event: Event) -> bytes:
 def event_hash(event: Event) -> str:
     """SHA-256, in hex, over ``canonical_bytes(event)``."""
     return hashlib.sha256(canonical_bytes(event)).hexdigest()
+
+
+def disclosure_digest(disclosure: str) -> str:
+    """SHA-256, in hex, over canonical JSON of everything that a disclosure does to an answer."""
+    policy = {"decimals": PROBABILITY_DECIMALS, "disclosure": disclosure}
+    return hashlib.sha256(json.dumps(policy, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 
 
 def chain_faults(events: Sequence[Event], *, after: Event | None = None) -> list[str]:

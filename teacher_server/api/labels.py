@@ -1,5 +1,6 @@
 """POST /v1/teachers/{name}/labels, and of one version: a batch of images in, a charged answer out."""
 
+import base64
 import json
 import re
 import uuid
@@ -18,7 +19,7 @@ from teacher_server.api.body import FILES_FIELD, MULTIPART_MEDIA_TYPE, read_body
 from teacher_server.api.context import Caller, CurrentServer, Server
 from teacher_server.errors import Refusal
 from teacher_server.labelling import LabelRequest
-from teacher_server.ledger.charging import Answered
+from teacher_server.ledger.answers import Answered
 from teacher_server.ledger.keys import Key
 
 router = APIRouter(tags=["labels"])
@@ -141,8 +142,12 @@ def _require_idempotency_key(given: str | None) -> str:
 
 
 def _headers(answered: Answered) -> dict[str, str]:
-    event = answered.event
-    return {
+    event, receipt = answered.event, answered.signed.receipt
+    marks = {contracts.HEADER_RECOMPUTED: "true"} if answered.is_recomputed else {}
+    if receipt:
+        encoded = base64.urlsafe_b64encode(receipt.model_dump_json().encode()).decode("ascii")
+        marks[contracts.HEADER_RECEIPT] = encoded.rstrip("=")
+    return marks | {
         contracts.HEADER_REQUEST_ID: answered.request_id,
         contracts.HEADER_IDEMPOTENCY_KEY: event.idempotency_key,
         contracts.HEADER_REPLAYED: str(answered.is_replay).lower(),
@@ -163,7 +168,7 @@ def _npy_response(answered: Answered) -> Response:
 
 def _json_response(answered: Answered) -> Response:
     """Rendered from what is stored and nothing else, so that a replay is the same byte for byte."""
-    event = answered.event
+    event, receipt = answered.event, answered.signed.receipt
     content: dict[str, Any] = {
         "request_id": answered.request_id,
         "teacher": event.teacher,
@@ -173,6 +178,7 @@ def _json_response(answered: Answered) -> Response:
         "spent": event.spent,
         "remaining": answered.remaining,
         "event": EventReference(sequence=event.sequence, hash=event.hash).model_dump(),
+        "receipt": receipt.model_dump() if receipt else None,
     }
     return Response(
         json.dumps(content, separators=(",", ":")), media_type="application/json", headers=_headers(answered)

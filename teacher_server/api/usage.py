@@ -5,7 +5,7 @@ from typing import Annotated
 import anyio.to_thread
 from fastapi import APIRouter, Query
 
-from shared.wire.contracts import EventsPage, Usage
+from shared.wire.contracts import EventSignature, EventsPage, Usage
 from teacher_server.api.context import Caller, CurrentServer
 
 router = APIRouter(tags=["usage"])
@@ -28,6 +28,10 @@ async def get_events(
     limit: Annotated[int, Query(ge=1, le=EVENTS_PER_PAGE_MAX)] = EVENTS_PER_PAGE_MAX,
 ) -> EventsPage:
     """A hash chain: each event carries the hash of the one before; no other key's events are in it."""
-    events = await anyio.to_thread.run_sync(lambda: server.ledger.history(key, after=after, limit=limit))
-    next_after = events[-1].sequence if len(events) == limit else None
-    return EventsPage(key_name=key.name, events=events, next_after=next_after)
+    found = await anyio.to_thread.run_sync(lambda: server.ledger.history(key, after=after, limit=limit))
+    return EventsPage(
+        key_name=key.name,
+        events=[signed.event for signed in found],
+        signatures=[EventSignature(signing_key=signed.signing_key, signature=signed.signature) for signed in found],
+        next_after=found[-1].event.sequence if len(found) == limit else None,
+    )

@@ -1,16 +1,46 @@
-"""`teacher ledger`: look after the ledger file."""
+"""`teacher ledger`: make a ledger and look after it."""
 
 import typer
 
-from teacher_server.cli.options import AsJson, Ledger
+from teacher_server.cli.options import AsJson, Ledger, SigningKeyFile
 from teacher_server.cli.reporting import print_report
-from teacher_server.ledger.database import migrate
+from teacher_server.ledger.opening import migrate, open_database
+from teacher_server.ledger.rotation import rotate_signing_key
+from teacher_server.ledger.signing import current_fingerprint
 
-app = typer.Typer(help="Look after the ledger file.", no_args_is_help=True)
+app = typer.Typer(help="Make a ledger and look after it.", no_args_is_help=True)
+
+
+@app.command("init")
+def init_ledger(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJson = False) -> None:
+    """Make a ledger and its signing key, a file that only you can read; harmless on one that is there.
+
+    Keep a copy of the signing key apart from the ledger: without it nothing can be charged, and whoever has both can
+    rewrite what no client holds a receipt for.
+    """
+    database = open_database(ledger, create=True, signing_key=signing_key)
+    with database.reading() as connection:
+        fingerprint = current_fingerprint(connection)
+    shown = database.address.shown
+    report = {"ledger": shown, "signing_key": fingerprint, "signing_key_file": str(database.signer.file)}
+    text = f"{shown}: signs with {fingerprint}, whose private key is in {database.signer.file}"
+    print_report(report, text, as_json=as_json)
 
 
 @app.command("migrate")
-def migrate_ledger(ledger: Ledger, as_json: AsJson = False) -> None:
-    """Bring a ledger's schema to this program's version."""
-    revision = migrate(ledger)
+def migrate_ledger(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJson = False) -> None:
+    """Bring a ledger's schema to this program's version, and give it a signing key if it has none."""
+    revision = migrate(ledger, signing_key=signing_key)
     print_report({"ledger": ledger, "schema": revision}, f"{ledger}: schema {revision}", as_json=as_json)
+
+
+@app.command("rotate-signing-key")
+def rotate(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJson = False) -> None:
+    """Sign with a new key from now on, which the old one endorses; works while the server runs.
+
+    With PostgreSQL, copy the new file to every machine that serves the ledger: until then those answer 503.
+    """
+    database = open_database(ledger, create=False, signing_key=signing_key)
+    new = rotate_signing_key(database)
+    report = {"signing_key": new.fingerprint, "endorsed_by": new.endorsed_by, "file": str(database.signer.file)}
+    print_report(report, f"signs with {new.fingerprint}, endorsed by {new.endorsed_by}", as_json=as_json)

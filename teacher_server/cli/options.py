@@ -2,13 +2,25 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from teacher_server.errors import OperatorError
 
-Ledger = Annotated[str, typer.Option(envvar="TEACHER_LEDGER", help="where the ledger is: sqlite:///FILE")]
+Ledger = Annotated[
+    str,
+    typer.Option(
+        envvar="TEACHER_LEDGER", help="where the ledger is: sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+    ),
+]
+SigningKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TEACHER_SIGNING_KEY", help="file of the private signing key (default: beside a SQLite ledger)"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N")]
 TrustNetwork = Annotated[

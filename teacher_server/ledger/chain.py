@@ -1,73 +1,129 @@
 """Appending to a key's chain and reading it back; always inside the caller's transaction."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import Connection, RowMapping, insert, literal, select
 
-from shared.wire.contracts import Event
-from shared.wire.receipts import GENESIS_HASH, event_hash
-from teacher_server.ledger.tables import events
+from shared.wire.contracts import EVENT_FORMAT, Event, EventKind, EventSignature, Receipt
+from shared.wire.receipts import GENESIS_HASH, disclosure_digest, event_hash
+from teacher_server.ledger.clock import now
+from teacher_server.ledger.signing import Signer, SigningKeyUnusable
+from teacher_server.ledger.tables import events, signing_keys
 
-_COLUMNS = [events.c[name] for name in Event.model_fields]
+_COLUMNS = [events.c[name] for name in (*Event.model_fields, *EventSignature.model_fields)]
+_CURRENT_KEY = select(signing_keys.c.fingerprint).where(signing_keys.c.retired_at.is_(None))
 
 
 @dataclass(frozen=True)
 class Happening:
     """What an event records, before it has a place in the chain."""
 
-    kind: Literal["create", "grant", "revoke", "answer"]
+    kind: EventKind
     images: int = 0
     teacher: str = ""
     version: str = ""
+    teacher_digest: str = ""
     input_digest: str = ""
     answer_digest: str = ""
     idempotency_key: str = ""
+    detail: str = ""
 
 
-def now() -> str:
-    """This moment in UTC, RFC 3339 with microseconds; sorts as text."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+@dataclass(frozen=True)
+class SignedEvent:
+    """An event as it stands in the ledger; unsigned (empty strings) only in format 1."""
+
+    event: Event
+    signing_key: str
+    signature: str
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What an answer's buyer is given; None where the event is not signed."""
+        if not self.signature:
+            return None
+        return Receipt(event=self.event, signing_key=self.signing_key, signature=self.signature)
 
 
-def append_event(connection: Connection, key: RowMapping, happening: Happening) -> Event:
-    """Append to the chain of ``key`` (its row, as read or written in this same writer's transaction)."""
-    head = connection.execute(
-        select(events.c.sequence, events.c.hash)
-        .where(events.c.key_id == key["id"])
+@dataclass(frozen=True)
+class Head:
+    """The end of a key's chain, and the fingerprint of the key that the next event is signed with."""
+
+    sequence: int
+    hash: str
+    at: str
+    signing_key: str
+
+
+def read_head(connection: Connection, key_id: int) -> Head:
+    """Where the next event of a key goes. Raises SigningKeyUnusable when the ledger has no signing key."""
+    current = _CURRENT_KEY.scalar_subquery()
+    last = connection.execute(
+        select(events.c.sequence, events.c.hash, events.c.at, current)
+        .where(events.c.key_id == key_id)
         .order_by(events.c.sequence.desc())
         .limit(1)
     ).first()
-    event = Event(
-        sequence=head.sequence + 1 if head else 1,
-        previous_hash=head.hash if head else GENESIS_HASH,
+    sequence, last_hash, at, signing_key = (
+        last or connection.execute(select(literal(0), literal(GENESIS_HASH), literal(""), current)).one()
+    )
+    if signing_key is None:
+        raise SigningKeyUnusable("the ledger has no signing key yet; run `teacher ledger migrate`")
+    return Head(sequence, last_hash, at, signing_key)
+
+
+def append_event(
+    connection: Connection, signer: Signer, key: Mapping[str, Any] | RowMapping, happening: Happening
+) -> SignedEvent:
+    """Append to the chain of ``key`` (its row, as read or written in this same writer's transaction), and sign."""
+    return append_after(read_head(connection, key["id"]), connection, signer, key, happening)
+
+
+def append_after(
+    head: Head, connection: Connection, signer: Signer, key: Mapping[str, Any] | RowMapping, happening: Happening
+) -> SignedEvent:
+    """As ``append_event``, where this same transaction has read the head already."""
+    unhashed = Event(
+        format=EVENT_FORMAT,
+        sequence=head.sequence + 1,
+        previous_hash=head.hash,
         kind=happening.kind,
-        at=now(),
+        # A clock that was set back must not move an event before the one it follows: windows are read from times.
+        at=max(now(), head.at),
         key_name=key["name"],
         teacher=happening.teacher,
         version=happening.version,
+        teacher_digest=happening.teacher_digest,
         images=happening.images,
         input_digest=happening.input_digest,
         answer_digest=happening.answer_digest,
         disclosure=key["disclosure"],
+        disclosure_digest=disclosure_digest(key["disclosure"]),
         idempotency_key=happening.idempotency_key,
+        detail=happening.detail,
         spent=key["spent"],
         granted=key["granted"],
         hash=GENESIS_HASH,
     )
-    event = event.model_copy(update={"hash": event_hash(event)})
-    connection.execute(insert(events).values(key_id=key["id"], **event.model_dump()))
-    return event
+    event = unhashed.model_copy(update={"hash": event_hash(unhashed)})
+    signed = SignedEvent(event, head.signing_key, signer.sign(event, head.signing_key))
+    connection.execute(
+        insert(events).values(
+            key_id=key["id"], **event.model_dump(), signing_key=signed.signing_key, signature=signed.signature
+        )
+    )
+    return signed
 
 
-def read_event(connection: Connection, key_id: int, sequence: int) -> Event:
+def read_event(connection: Connection, key_id: int, sequence: int) -> SignedEvent:
     """One event that is known to be there."""
     row = connection.execute(select(*_COLUMNS).where(events.c.key_id == key_id, events.c.sequence == sequence)).one()
-    return Event.model_validate(dict(row._mapping))
+    return _signed(row._mapping)
 
 
-def read_events(connection: Connection, key_id: int, *, after: int, limit: int) -> list[Event]:
+def read_events(connection: Connection, key_id: int, *, after: int, limit: int) -> list[SignedEvent]:
     """Events with a sequence greater than ``after``, oldest first, at most ``limit``."""
     rows = connection.execute(
         select(*_COLUMNS)
@@ -75,4 +131,8 @@ def read_events(connection: Connection, key_id: int, *, after: int, limit: int) 
         .order_by(events.c.sequence)
         .limit(limit)
     )
-    return [Event.model_validate(dict(row._mapping)) for row in rows]
+    return [_signed(row._mapping) for row in rows]
+
+
+def _signed(row: RowMapping) -> SignedEvent:
+    return SignedEvent(Event.model_validate(dict(row)), row["signing_key"], row["signature"])

@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from shared.wire.contracts import Disclosure, Usage
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.chain import Happening, append_event, now
+from teacher_server.ledger.chain import Happening, append_event
+from teacher_server.ledger.clock import now
 from teacher_server.ledger.database import Database
 from teacher_server.ledger.tables import keys
 
@@ -35,6 +36,7 @@ class Key:
     created_at: str
     expires_at: str | None
     revoked_at: str | None
+    refusing: str = ""
 
     @property
     def usage(self) -> Usage:
@@ -51,7 +53,7 @@ class Key:
 
 def key_from_row(row: RowMapping) -> Key:
     """A row of the keys table as a Key."""
-    fields = ("id", "name", "granted", "spent", "created_at", "expires_at", "revoked_at")
+    fields = ("id", "name", "granted", "spent", "created_at", "expires_at", "revoked_at", "refusing")
     return Key(disclosure=Disclosure.parse(row["disclosure"]), **{name: row[name] for name in fields})
 
 
@@ -84,7 +86,7 @@ def create_key(
         except IntegrityError as error:
             raise OperatorError(f"name is {name!r}, but a key of that name exists; names are never reused") from error
         stored = connection.execute(select(keys).where(keys.c.name == name)).mappings().one()
-        append_event(connection, stored, Happening("create", images=budget))
+        append_event(connection, database.signer, stored, Happening("create", images=budget))
     return key_from_row(stored), secret
 
 
@@ -102,9 +104,11 @@ def grant_images(database: Database, *, name: str, images: int) -> Key:
             raise OperatorError(f"key {name!r} was revoked at {row['revoked_at']}; create another")
         if not 1 <= images <= BUDGET_MAX - row["granted"]:
             raise OperatorError(f"images is {images}; allowed are 1 to {BUDGET_MAX - row['granted']}")
-        connection.execute(update(keys).where(keys.c.id == row["id"]).values(granted=keys.c.granted + images))
+        connection.execute(
+            update(keys).where(keys.c.id == row["id"]).values(granted=keys.c.granted + images, refusing="")
+        )
         row = connection.execute(select(keys).where(keys.c.id == row["id"])).mappings().one()
-        append_event(connection, row, Happening("grant", images=images))
+        append_event(connection, database.signer, row, Happening("grant", images=images))
     return key_from_row(row)
 
 
@@ -115,7 +119,7 @@ def revoke_key(database: Database, *, name: str) -> Key:
         if row["revoked_at"] is None:
             connection.execute(update(keys).where(keys.c.id == row["id"]).values(revoked_at=now()))
             row = connection.execute(select(keys).where(keys.c.id == row["id"])).mappings().one()
-            append_event(connection, row, Happening("revoke"))
+            append_event(connection, database.signer, row, Happening("revoke"))
     return key_from_row(row)
 
 

@@ -1,9 +1,11 @@
 """What the rest of the server asks of the ledger, in one object that is handed around."""
 
-from shared.wire.contracts import Event
-from teacher_server.ledger import charging
-from teacher_server.ledger.chain import read_events
-from teacher_server.ledger.charging import Answered, Computed, Question
+from shared.wire.contracts import SigningKeys
+from teacher_server.errors import Refusal
+from teacher_server.ledger import answers, charging, refusals, signing
+from teacher_server.ledger.answers import Answered, Expired, Question
+from teacher_server.ledger.chain import SignedEvent, read_events
+from teacher_server.ledger.charging import Computed
 from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import Key, authenticate
 
@@ -18,22 +20,31 @@ class Ledger:
         """See ``keys.authenticate``."""
         return authenticate(self._database, secret)
 
-    def find_answer(self, question: Question) -> Answered | None:
-        """See ``charging.find_answer``."""
-        return charging.find_answer(self._database, question)
+    def find_answer(self, question: Question) -> Answered | Expired | None:
+        """See ``answers.find_answer``."""
+        return answers.find_answer(self._database, question)
 
     def is_answered(self, key: Key, idempotency_key: str) -> bool:
-        """See ``charging.is_answered``."""
-        return charging.is_answered(self._database, key, idempotency_key)
+        """See ``answers.is_answered``."""
+        return answers.is_answered(self._database, key, idempotency_key)
 
-    def charge(self, question: Question, computed: Computed, *, request_id: str) -> Answered:
+    def charge(self, question: Question, computed: Computed, *, request_id: str) -> Answered | Expired:
         """See ``charging.charge``."""
         return charging.charge(self._database, question, computed, request_id=request_id)
 
-    def history(self, key: Key, *, after: int, limit: int) -> list[Event]:
+    def note_refusal(self, key: Key, refusal: Refusal, *, images: int, teacher: str) -> None:
+        """See ``refusals.note_refusal``."""
+        refusals.note_refusal(self._database, key, refusal, images=images, teacher=teacher)
+
+    def history(self, key: Key, *, after: int, limit: int) -> list[SignedEvent]:
         """One key's events with a sequence greater than ``after``, oldest first."""
         with self._database.reading() as connection:
             return read_events(connection, key.id, after=after, limit=limit)
+
+    def signing_keys(self) -> SigningKeys:
+        """Every public key that this ledger ever signed with."""
+        with self._database.reading() as connection:
+            return SigningKeys(ledger=signing.ledger_name(connection), keys=signing.list_signing_keys(connection))
 
     def check_writable(self) -> None:
         """Raise Refusal(ledger_unavailable) when no write transaction can be begun."""

@@ -23,8 +23,9 @@ from shared.wire.contracts import Disclosure, InputSpec, Usage
 from shared.wire.images import answer_digest, batch_digest, image_digests
 from shared.wire.receipts import chain_faults
 from teacher_server.app import create_app
-from teacher_server.ledger.database import Database, open_database
+from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import create_key, grant_images, revoke_key
+from teacher_server.ledger.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher

@@ -15,9 +15,10 @@ from starlette.testclient import TestClient
 from shared.wire.contracts import Disclosure, Event, InputSpec, LabelsAnswer
 from shared.wire.images import NPY_MEDIA_TYPE, Images, encode_npy
 from shared.wire.receipts import chain_faults
-from teacher_server.ledger.database import Database, open_database
+from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import Key, authenticate, create_key, list_keys
 from teacher_server.ledger.ledger import Ledger
+from teacher_server.ledger.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.teacher import Teacher
 
@@ -133,7 +134,7 @@ def new_key(database: Database, name: str = "ada", *, budget: int = 100) -> Key:
 
 
 def history(database: Database, key: Key) -> list[Event]:
-    return Ledger(database).history(key, after=0, limit=1_000_000)
+    return [signed.event for signed in Ledger(database).history(key, after=0, limit=1_000_000)]
 
 
 def require_sound(database: Database) -> None:

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from shared.wire.error_codes import ErrorCode
 from teacher_server.cli import app
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.database import Database, hold_for_server, open_database
+from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import authenticate, list_keys
 from teacher_server.ledger.ledger import Ledger
+from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.server_lock import hold_for_server
 from tests.teacher_server.ledger.support import charge
 from tests.teacher_server.support import file_of, history, require_sound
 

@@ -1,4 +1,4 @@
-"""What must be true of a ledger at every moment, whatever was killed, refused or raced: read through its own tables."""
+"""What must be true of a ledger at every moment, whatever was killed, refused or raced."""
 
 from collections import Counter
 from dataclasses import dataclass

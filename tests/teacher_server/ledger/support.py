@@ -4,7 +4,8 @@ import hashlib
 
 import numpy as np
 
-from teacher_server.ledger.charging import Answered, Computed, Question
+from teacher_server.ledger.answers import Answered, Question
+from teacher_server.ledger.charging import Computed
 from teacher_server.ledger.keys import Key
 from teacher_server.ledger.ledger import Ledger
 
@@ -21,4 +22,6 @@ def computed(images: int, *, value: float = 0.25) -> Computed:
 
 def charge(ledger: Ledger, key: Key, idempotency_key: str, images: int, *, value: float = 0.25) -> Answered:
     asked = question(key, idempotency_key)
-    return ledger.charge(asked, computed(images, value=value), request_id=f"request-{idempotency_key}")
+    answered = ledger.charge(asked, computed(images, value=value), request_id=f"request-{idempotency_key}")
+    assert isinstance(answered, Answered)
+    return answered

@@ -13,9 +13,10 @@ from shared.wire.error_codes import ErrorCode
 from shared.wire.images import answer_digest, encode_npy
 from teacher_server.errors import Refusal
 from teacher_server.ledger.charging import Computed
-from teacher_server.ledger.database import Database, open_database
+from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import grant_images, list_keys, revoke_key
 from teacher_server.ledger.ledger import Ledger
+from teacher_server.ledger.opening import open_database
 from teacher_server.ledger.tables import answers, event_images, keys
 from tests.teacher_server.ledger.support import charge, computed, question
 from tests.teacher_server.support import history, new_key, require_sound

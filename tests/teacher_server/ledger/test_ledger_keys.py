@@ -190,7 +190,7 @@ def test_a_key_outlives_the_process(database: Database, ledger_url: str, tmp_pat
     database.close()
     copy = tmp_path / "copy.db"
     copy.write_bytes(file_of(ledger_url).read_bytes())  # closed: all of it is in the one file
-    from teacher_server.ledger.database import open_database
+    from teacher_server.ledger.opening import open_database
 
     reopened = open_database(f"sqlite:///{copy}", create=True)
     assert authenticate(reopened, secret) == key

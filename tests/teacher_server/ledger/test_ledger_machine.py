@@ -19,10 +19,10 @@ from hypothesis.stateful import (
 
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.charging import Answered
-from teacher_server.ledger.database import open_database
+from teacher_server.ledger.answers import Answered
 from teacher_server.ledger.keys import Key, grant_images, list_keys, revoke_key
 from teacher_server.ledger.ledger import Ledger
+from teacher_server.ledger.opening import open_database
 from tests.teacher_server.ledger.support import charge, computed, question
 from tests.teacher_server.support import history, new_key, require_sound
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from teacher_server.ledger.database import Database, open_database
+from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import grant_images, list_keys
 from teacher_server.ledger.ledger import Ledger
+from teacher_server.ledger.opening import open_database
 from tests.teacher_server.ledger.support import charge
 from tests.teacher_server.support import history, new_key, require_sound
 

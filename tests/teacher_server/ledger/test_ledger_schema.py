@@ -12,8 +12,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.database import Database, migrate, open_database
+from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.opening import migrate, open_database
 from teacher_server.ledger.tables import metadata
 from tests.teacher_server.support import file_of, new_key
 

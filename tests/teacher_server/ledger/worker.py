@@ -7,9 +7,9 @@ import json
 import sys
 
 from teacher_server.errors import Refusal
-from teacher_server.ledger.database import open_database
 from teacher_server.ledger.keys import list_keys
 from teacher_server.ledger.ledger import Ledger
+from teacher_server.ledger.opening import open_database
 from tests.teacher_server.ledger.support import charge
 
 

@@ -1,0 +1,64 @@
+"""Where a ledger is: its URL, read once and shown without its password; and the server's own files beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from teacher_server.errors import OperatorError
+
+ALLOWED = "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+_SQLITE = ("sqlite", "sqlite+pysqlite")
+_POSTGRESQL = ("postgresql", "postgresql+psycopg", "postgres")
+
+
+@dataclass(frozen=True)
+class LedgerAddress:
+    """A parsed ledger URL. ``file`` is set for SQLite only."""
+
+    url: URL
+    file: Path | None
+
+    @property
+    def shown(self) -> str:
+        """The URL for people and logs: a password in it is masked."""
+        return f"sqlite:///{self.file}" if self.file else self.url.render_as_string(hide_password=True)
+
+    def signing_key_file(self, given: Path | None) -> Path | None:
+        """Where the private signing key is: where told, else beside a SQLite ledger; else nobody knows."""
+        if given is None and self.file is not None:
+            return Path(f"{self.file}.signing-key.pem")
+        return given
+
+
+def parse_ledger_url(url: str) -> LedgerAddress:
+    """Read a ledger URL. Raises OperatorError that says what is allowed and never repeats a password."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise OperatorError(f"ledger is {url!r}; allowed is {ALLOWED}") from error
+    if parsed.drivername in _POSTGRESQL:
+        if not parsed.database:
+            raise OperatorError(f"ledger {_masked(parsed)} names no database; allowed is {ALLOWED}")
+        return LedgerAddress(parsed.set(drivername="postgresql+psycopg"), None)
+    if parsed.drivername not in _SQLITE or not parsed.database or parsed.database == ":memory:":
+        raise OperatorError(
+            f"ledger is {_masked(parsed)!r}; allowed is {ALLOWED} (sqlite: three slashes, then a path)"
+        )
+    if parsed.query:
+        raise OperatorError(f"ledger is {_masked(parsed)!r}; allowed is sqlite:///FILE without parameters")
+    file = Path(parsed.database).resolve()  # two names of one file must not be two locks
+    if not file.parent.is_dir():
+        raise OperatorError(f"ledger is {url!r}, but the folder {file.parent} does not exist")
+    return LedgerAddress(parsed, file)
+
+
+def beside_ledger(url: str, suffix: str) -> Path | None:
+    """A file of the server's own beside the ledger; None for PostgreSQL. Raises OperatorError for a bad URL."""
+    file = parse_ledger_url(url).file
+    return Path(f"{file}{suffix}") if file else None
+
+
+def _masked(url: URL) -> str:
+    return url.render_as_string(hide_password=True)

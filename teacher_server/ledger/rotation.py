@@ -1,0 +1,38 @@
+"""Changing the key that a ledger signs with."""
+
+import os
+
+from shared.wire.contracts import SigningKey
+from teacher_server.errors import OperatorError
+from teacher_server.ledger.database import Database
+from teacher_server.ledger.signing import (
+    SigningKeyUnusable,
+    create_private_key,
+    current_fingerprint,
+    next_key_file,
+    replace_signing_key,
+)
+
+
+def rotate_signing_key(database: Database) -> SigningKey:
+    """Make a new key, have the old one endorse it, and sign with it from now on; returns the new public key.
+
+    A running server reads the new file with its next charge. A crash at any moment leaves the old key in use, or the
+    new one. Raises OperatorError, and Refusal(ledger_unavailable) when the ledger cannot be written.
+    """
+    try:
+        with database.reading() as connection:
+            current = current_fingerprint(connection)
+        if current is not None:
+            database.signer.private_key(current)  # also ends a rotation that was interrupted after its commit
+        waiting = next_key_file(database.signer.file)
+        waiting.unlink(missing_ok=True)  # of a rotation that was interrupted before its commit
+        create_private_key(waiting)
+        with database.migrating() as connection:
+            new = replace_signing_key(connection, database.signer)
+        os.replace(waiting, database.signer.file)
+    except SigningKeyUnusable as error:
+        raise OperatorError(str(error)) from error
+    except OSError as error:
+        raise OperatorError(f"signing key {database.signer.file} cannot be written: {error.strerror}") from error
+    return new
