@@ -1,10 +1,10 @@
 """Every failure as RFC 9457 problem+json with ``code`` and ``retryable``; never a traceback."""
 
+import json
 import logging
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from shared.wire.contracts import HEADER_REQUEST_ID
@@ -24,39 +24,53 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_defect)
 
 
-def problem_response(refusal: Refusal, request: Request) -> JSONResponse:
+def problem_response(refusal: Refusal, request: Request) -> Response:
     """Render one refusal."""
+    headers, content = render_problem(refusal, instance=request.url.path, request_id=request.state.request_id)
+    if not getattr(request.state, "body_was_read", not _announces_body(request)):
+        headers["Connection"] = "close"  # else the rest of a body nobody wants would have to be received
+    return Response(content, ERROR_KINDS[refusal.code].status, headers=headers)
+
+
+def render_problem(refusal: Refusal, *, instance: str, request_id: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body of one refusal; ``instance`` is the path it happened at, empty where there is none."""
     kind = ERROR_KINDS[refusal.code]
-    # The id is set here too: the answer to a defect is sent from outside every middleware.
-    headers = {HEADER_REQUEST_ID: request.state.request_id, "X-Should-Retry": str(kind.retryable).lower()}
+    headers = {
+        # The id is set here too: the answer to a defect is sent from outside every middleware.
+        HEADER_REQUEST_ID: request_id,
+        "X-Should-Retry": str(kind.retryable).lower(),
+        "Content-Type": PROBLEM_MEDIA_TYPE,
+    }
     if refusal.code is ErrorCode.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
     if kind.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    if not getattr(request.state, "body_was_read", True):
-        headers["Connection"] = "close"  # else the rest of a body nobody wants would have to be received
     content = {
         "type": problem_type(refusal.code),
         "title": kind.title,
         "status": kind.status,
         "detail": refusal.detail,
-        "instance": request.url.path,
+        **({"instance": instance} if instance else {}),
         "code": refusal.code.value,
         "retryable": kind.retryable,
-        "request_id": request.state.request_id,
+        "request_id": request_id,
         **refusal.members,
     }
-    return JSONResponse(content, kind.status, headers=headers, media_type=PROBLEM_MEDIA_TYPE)
+    return headers, json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
-async def _on_refusal(request: Request, error: Exception) -> JSONResponse:
+def _announces_body(request: Request) -> bool:
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
+async def _on_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     if error.code is ErrorCode.LEDGER_UNAVAILABLE:
         _log.error("ledger unavailable: %s", error.__cause__)
     return problem_response(error, request)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _CODE_OF_STATUS.get(error.status_code, ErrorCode.INVALID_REQUEST)
     refusal = Refusal(code, f"{request.method} {request.url.path}: {error.detail}; the API is described at /docs")
@@ -65,13 +79,13 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     return response
 
 
-async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     return problem_response(Refusal(ErrorCode.INVALID_REQUEST, "; ".join(faults)), request)
 
 
-async def _on_defect(request: Request, error: Exception) -> JSONResponse:
+async def _on_defect(request: Request, error: Exception) -> Response:
     _log.error("request %s failed", request.state.request_id, exc_info=error)
     detail = "the server failed; ask again with the same Idempotency-Key, which is charged at most once"
     return problem_response(Refusal(ErrorCode.INTERNAL, detail), request)

@@ -1,15 +1,17 @@
 """The server's settings: environment variables ``TEACHER_*`` and flags of ``teacher serve``, checked at start."""
 
+import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from teacher_server.errors import OperatorError
 
 ENV_PREFIX = "TEACHER_"
+SECRET_SETTINGS = frozenset({"ledger"})  # may hold a password, so that its value is in no message
 
 
 class TeacherSettings(BaseSettings):
@@ -20,7 +22,7 @@ class TeacherSettings(BaseSettings):
     bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
         min_length=1, description="teacher bundle folders; in the environment separated by colons"
     )
-    ledger: str = Field(description="sqlite:///FILE")
+    ledger: str = Field(description="sqlite:///FILE or postgresql://USER@HOST/DATABASE")
     ledger_timeout_s: float = Field(
         30.0, gt=0, description="seconds to wait for another writer of the ledger before answering 503"
     )
@@ -32,23 +34,58 @@ class TeacherSettings(BaseSettings):
     device: str = Field("cpu", description="where teachers run: cpu, cuda or cuda:N")
     images_per_request_max: int = Field(1024, ge=1, le=65536, description="images one request may carry")
     body_bytes_max: int = Field(32 * 2**20, ge=1024, description="bytes one request's body may have")
-    body_timeout_s: float = Field(60.0, gt=0, description="seconds within which a body has to arrive")
+    body_timeout_s: float = Field(
+        60.0, gt=0, description="seconds within which a body has to arrive, and an answer that waits to be taken"
+    )
+    head_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="seconds within which a request's head has to arrive; a connection may be idle as long",
+    )
+    connections_max: int = Field(4096, ge=1, le=100_000, description="connections open at the same time")
+    tls_certificate: Path | None = Field(
+        None, description="file with the certificate and those that sign it (PEM); then only TLS is spoken"
+    )
+    tls_key: Path | None = Field(None, description="file with the certificate's private key (PEM), not encrypted")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="addresses whose X-Forwarded-* headers are believed; in the environment with commas",
+    )
     file_pixels_max: int = Field(25_000_000, ge=1, description="pixels one image file may have")
     request_pixels_max: int = Field(100_000_000, ge=1, description="pixels all image files of a request may have")
     requests_in_flight_max: int = Field(64, ge=1, description="label requests read or answered at the same time")
-    answering_threads: int = Field(
-        8, ge=1, le=256, description="label requests decoded, classified or charged at once"
+    answering_threads: int = Field(64, ge=1, le=256, description="label requests worked on or being charged at once")
+    classifying_threads: int = Field(8, ge=1, le=256, description="label requests decoded or classified at once")
+    signing_key: Path | None = Field(
+        None, description="file of the private key that receipts are signed with; beside a SQLite ledger by default"
     )
+    answer_kept_s: float = Field(
+        86_400.0, gt=0, description="seconds for which an answer's values are stored; then they are computed again"
+    )
+    answers_bytes_max: int = Field(2**30, ge=0, description="bytes of stored values; the oldest go first")
 
     @field_validator("bundles", mode="before")
     @classmethod
     def _split_bundles(cls, value: object) -> object:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
-    @field_validator("trusted_networks", mode="before")
+    @field_validator("trusted_networks", "trusted_proxies", mode="before")
     @classmethod
-    def _split_trusted(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _require_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:  # uvicorn would take anything else for a name that no peer ever has
+            ipaddress.ip_network(address)
+        return value
+
+    @model_validator(mode="after")
+    def _require_pair(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are given together or not at all")
+        return self
 
     @classmethod
     def load(cls, **flags: object) -> Self:
@@ -63,8 +100,13 @@ class TeacherSettings(BaseSettings):
             return cls(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]  # validated by pydantic
         except ValidationError as error:
             faults = [
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-                + ("" if fault["type"] == "missing" else f" (given: {fault['input']!r})")
+                f"{'.'.join(map(str, fault['loc'])) or 'together'}: {fault['msg']}"
+                + (f" (given: {fault['input']!r})" if _may_be_shown(fault) else "")
                 for fault in error.errors()
             ]
             raise OperatorError("settings: " + "; ".join(faults)) from error
+
+
+def _may_be_shown(fault: Any) -> bool:
+    """Whether the value at fault is one setting's (not all of them), is there, and holds no password."""
+    return fault["type"] != "missing" and bool(fault["loc"]) and fault["loc"][0] not in SECRET_SETTINGS

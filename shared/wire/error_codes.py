@@ -55,7 +55,7 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.TEACHER_NOT_FOUND: ErrorKind(404, False, "This server has no teacher of that name"),
     ErrorCode.METHOD_NOT_ALLOWED: ErrorKind(405, False, "This address does not take that method"),
     ErrorCode.NOT_ACCEPTABLE: ErrorKind(406, False, "The answer cannot be given in the form asked for"),
-    ErrorCode.BODY_INCOMPLETE: ErrorKind(408, True, "The body did not arrive in time"),
+    ErrorCode.BODY_INCOMPLETE: ErrorKind(408, True, "The request did not arrive in time"),
     ErrorCode.BODY_TOO_LARGE: ErrorKind(413, False, "The body is larger than this server reads"),
     ErrorCode.TOO_MANY_IMAGES: ErrorKind(413, False, "More images than one request may carry"),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorKind(415, False, "The body has a media type this address cannot read"),

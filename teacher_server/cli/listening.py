@@ -1,0 +1,129 @@
+"""Where and how the server listens: its socket, TLS, how many connections it can hold, and its end by SIGTERM."""
+
+import logging
+import resource
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from teacher_server.errors import OperatorError
+from teacher_server.settings import TeacherSettings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+FILES_BESIDE_CONNECTIONS = 256  # the ledger's connections, weights, logs, libraries
+_log = logging.getLogger("teacher_server")
+
+
+def server_config(application: "ASGIApp", settings: TeacherSettings, tls: ssl.SSLContext | None) -> "uvicorn.Config":
+    """How uvicorn serves ``application`` by these settings."""
+    import uvicorn
+
+    from teacher_server.connections import ConnectionLimits, bounded_protocol
+
+    limits = ConnectionLimits(
+        connections_max=_require_files(settings.connections_max),
+        head_timeout_s=settings.head_timeout_s,
+        send_timeout_s=settings.body_timeout_s,
+    )
+    return uvicorn.Config(
+        application,
+        http=bounded_protocol(limits),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        ssl_context_factory=(lambda *_: tls) if tls else None,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises OperatorError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise OperatorError(f"cannot listen on host {host!r}, port {port}: {error}") from error
+
+
+def listening_url(settings: TeacherSettings, listener: socket.socket) -> str:
+    """The address that clients are told."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{'https' if settings.tls_certificate else 'http'}://{host}:{listener.getsockname()[1]}"
+
+
+def tls_context(settings: TeacherSettings) -> ssl.SSLContext | None:
+    """TLS 1.2 or newer with the certificate of these settings; None without one.
+
+    Raises OperatorError for files that cannot be read, are no PEM, are encrypted or do not belong together.
+    """
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None or key is None:
+        return None
+    for name, file in (("tls_certificate", certificate), ("tls_key", key)):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            raise OperatorError(f"{name} is {str(file)!r}, which cannot be read: {error.strerror}") from error
+
+    def ask_nobody() -> NoReturn:  # OpenSSL would ask the terminal
+        raise OperatorError(f"tls_key is {str(key)!r}, which is encrypted; allowed is a key without a passphrase")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key, password=ask_nobody)
+    except (ssl.SSLError, ValueError) as error:
+        raise OperatorError(
+            f"tls_certificate is {str(certificate)!r} and tls_key {str(key)!r}, which are not a certificate and its "
+            f"private key in PEM: {getattr(error, 'reason', None) or error}"
+        ) from error
+    return context
+
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """On SIGTERM leave this block as on an exception, so that all is tidied up, and only then die of it.
+
+    uvicorn finishes the requests under way on SIGTERM and then raises the signal again, which would end the process
+    on the spot.
+    """
+
+    def leave(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except _Terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+        raise SystemExit(128 + signal.SIGTERM) from None  # the first process of a container does not die of it
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _require_files(connections_max: int) -> int:
+    """Have the operating system allow as many open files; returns how many connections there is room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections_max + FILES_BESIDE_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            connections_max = max(1, soft - FILES_BESIDE_CONNECTIONS)
+            _log.warning("this process may open %d files: %d connections at most", soft, connections_max)
+    return connections_max
