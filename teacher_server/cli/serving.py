@@ -3,16 +3,16 @@
 import json
 import logging
 import signal
-import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from teacher_server.cli.listening import listen, listening_url, orderly_end, server_config, tls_context
 from teacher_server.cli.options import AsJson, Ledger, TrustNetwork
 from teacher_server.cli.reporting import operator_mistakes, print_report
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.database import hold_for_server
+from teacher_server.ledger.server_lock import hold_for_server
 from teacher_server.settings import TeacherSettings
 
 
@@ -28,6 +28,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (default: 8000)")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: cpu)")] = None,
     trust_network: TrustNetwork = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file with the certificate and its chain: serve https, not http")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its private key")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve teachers over HTTP until stopped. Every setting can also be given as TEACHER_NAME in the environment.
@@ -47,7 +51,10 @@ def serve(
         port=port,
         device=device,
         trusted_networks=tuple(trust_network) if trust_network else None,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
     )
+    tls = tls_context(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -57,14 +64,14 @@ def serve(
         )
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    with hold_for_server(settings.ledger), _listen(settings.host, settings.port) as listener:
+    with orderly_end(), hold_for_server(settings.ledger), listen(settings.host, settings.port) as listener:
         forget_earlier_server(settings.ledger)
         with operator_mistakes():
             teachers = load([])
         application = create_app(settings, teachers)
         catalogue = application.state.server.catalogue
         with Reloader(settings.ledger, catalogue, load):
-            url = f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}"
+            url = listening_url(settings, listener)
             served = [(teacher.name, teacher.version) for teacher in catalogue.all()]
             names = sorted({name for name, _ in served})
             # The socket already listens: who connects from now on is answered as soon as the loop below runs.
@@ -73,8 +80,7 @@ def serve(
                 if as_json
                 else f"serving {describe(served)} at {url}"
             )
-            config = uvicorn.Config(application, log_config=None, access_log=False, server_header=False)
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server_config(application, settings, tls)).run(sockets=[listener])
 
 
 def reload(
@@ -95,15 +101,3 @@ def reload(
     print_report(report, f"reloaded: {describe(outcome.teachers)}", as_json=as_json)
     if not outcome.is_done:
         raise typer.Exit(2)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        raise OperatorError(f"cannot listen on host {host!r}, port {port}: {error}") from error
-
-
-def _url_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
