@@ -4,6 +4,7 @@ import typer
 
 from teacher_server.cli.options import AsJson, Ledger, SigningKeyFile
 from teacher_server.cli.reporting import print_report
+from teacher_server.ledger.address import parse_ledger_url
 from teacher_server.ledger.opening import migrate, open_database
 from teacher_server.ledger.rotation import rotate_signing_key
 from teacher_server.ledger.signing import current_fingerprint
@@ -31,7 +32,8 @@ def init_ledger(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJ
 def migrate_ledger(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJson = False) -> None:
     """Bring a ledger's schema to this program's version, and give it a signing key if it has none."""
     revision = migrate(ledger, signing_key=signing_key)
-    print_report({"ledger": ledger, "schema": revision}, f"{ledger}: schema {revision}", as_json=as_json)
+    shown = parse_ledger_url(ledger).shown
+    print_report({"ledger": shown, "schema": revision}, f"{shown}: schema {revision}", as_json=as_json)
 
 
 @app.command("rotate-signing-key")

@@ -9,11 +9,26 @@ import typer
 
 from teacher_server.errors import OperatorError
 
+_PASSWORD_IN_URL = re.compile(r"://[^/]*?:[^@]*@|[?&][a-z]*password=", re.IGNORECASE)
+LEDGER_HELP = "where the ledger is: sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+
+
+def keep_passwords_off_the_command_line(
+    context: typer.Context, option: typer.CallbackParam, value: str | None
+) -> str | None:
+    """Every user of the machine can read every command line; an environment is its owner's. Raises OperatorError."""
+    source = context.get_parameter_source(option.name or "")
+    if value and source is not None and source.name == "COMMANDLINE" and _PASSWORD_IN_URL.search(value):
+        raise OperatorError(
+            "--ledger holds a password, which every user of this machine can read as long as the command runs. Set "
+            "TEACHER_LEDGER in the environment instead, or leave it out and have it in PGPASSWORD or ~/.pgpass"
+        )
+    return value
+
+
 Ledger = Annotated[
     str,
-    typer.Option(
-        envvar="TEACHER_LEDGER", help="where the ledger is: sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-    ),
+    typer.Option(envvar="TEACHER_LEDGER", help=LEDGER_HELP, callback=keep_passwords_off_the_command_line),
 ]
 SigningKeyFile = Annotated[
     Path | None,

@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from teacher_server.cli.listening import listen, listening_url, orderly_end, server_config, tls_context
-from teacher_server.cli.options import AsJson, Ledger, TrustNetwork
+from teacher_server.cli.options import (
+    LEDGER_HELP,
+    AsJson,
+    Ledger,
+    TrustNetwork,
+    keep_passwords_off_the_command_line,
+)
 from teacher_server.cli.reporting import operator_mistakes, print_report
 from teacher_server.errors import OperatorError
 from teacher_server.ledger.server_lock import hold_for_server
@@ -23,7 +29,9 @@ def serve(
             help="a teacher bundle folder, or a folder of some; repeat. Of two versions the last is default"
         ),
     ] = None,
-    ledger: Annotated[str | None, typer.Option(help="where the ledger is: sqlite:///FILE")] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help=LEDGER_HELP, callback=keep_passwords_off_the_command_line)
+    ] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on (default: 127.0.0.1)")] = None,
     port: Annotated[int | None, typer.Option(help="port; 0 takes a free one (default: 8000)")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: cpu)")] = None,

@@ -23,7 +23,7 @@ class LedgerAddress:
     @property
     def shown(self) -> str:
         """The URL for people and logs: a password in it is masked."""
-        return f"sqlite:///{self.file}" if self.file else self.url.render_as_string(hide_password=True)
+        return f"sqlite:///{self.file}" if self.file else _masked(self.url)
 
     def signing_key_file(self, given: Path | None) -> Path | None:
         """Where the private signing key is: where told, else beside a SQLite ledger; else nobody knows."""
@@ -36,8 +36,10 @@ def parse_ledger_url(url: str) -> LedgerAddress:
     """Read a ledger URL. Raises OperatorError that says what is allowed and never repeats a password."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise OperatorError(f"ledger is {url!r}; allowed is {ALLOWED}") from error
+    except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
+        # What cannot be taken apart cannot be masked.
+        shown = "an URL that cannot be read" if "@" in url or "password" in url.lower() else repr(url)
+        raise OperatorError(f"ledger is {shown}; allowed is {ALLOWED}") from error
     if parsed.drivername in _POSTGRESQL:
         if not parsed.database:
             raise OperatorError(f"ledger {_masked(parsed)} names no database; allowed is {ALLOWED}")
@@ -61,4 +63,5 @@ def beside_ledger(url: str, suffix: str) -> Path | None:
 
 
 def _masked(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
+    secret = [name for name in url.query if "password" in name.lower()]
+    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)

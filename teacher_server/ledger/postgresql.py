@@ -22,6 +22,7 @@ def open_postgresql(url: URL, *, lock_timeout_s: float) -> Backend:
     )
     engine = create_engine(
         url,
+        hide_parameters=True,  # of statements in errors, which go to the log
         pool_size=CONNECTIONS_MAX,
         max_overflow=0,
         pool_timeout=lock_timeout_s,

@@ -20,6 +20,7 @@ def open_sqlite(file: Path, *, lock_timeout_s: float) -> Backend:
         raise OperatorError(f"ledger is {file}, which cannot be written: {error.strerror}") from error
     engine = create_engine(
         make_url("sqlite://").set(database=str(file)),
+        hide_parameters=True,  # of statements in errors, which go to the log
         connect_args={"timeout": lock_timeout_s, "check_same_thread": False},
     )
     event.listen(engine, "connect", lambda connection, _: _configure(connection, lock_timeout_s))
