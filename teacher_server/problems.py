@@ -43,8 +43,8 @@ def render_problem(refusal: Refusal, *, instance: str, request_id: str) -> tuple
     }
     if refusal.code is ErrorCode.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
-    if kind.status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if kind.retryable and kind.status in (409, 429, 503):
+        headers["Retry-After"] = str(refusal.members.get("retry_after_s", RETRY_AFTER_S))
     content = {
         "type": problem_type(refusal.code),
         "title": kind.title,

@@ -163,7 +163,7 @@ def require_problem(response: Any, status: int, code: str) -> dict[str, Any]:
     assert response.headers["x-should-retry"] == str(problem["retryable"]).lower()
     assert response.headers["request-id"] == problem["request_id"]
     assert "Traceback" not in response.text
-    assert ("retry-after" in response.headers) is (status == 503)
+    assert ("retry-after" in response.headers) is (problem["retryable"] and status in (409, 429, 503))
     assert response.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     return problem
 

@@ -40,7 +40,8 @@ def test_the_ledger_is_closed_when_the_server_ends(
     database.close()
     with TestClient(create_app(settings, [numbers_teacher(NumbersClassifier())])) as client:
         assert client.get("/readyz").status_code == 200
-    assert sorted(file.name for file in file_of(ledger_url).parent.iterdir()) == ["ledger.db"], "no journal is left"
+    left = sorted(file.name for file in file_of(ledger_url).parent.iterdir())
+    assert left == ["ledger.db", "ledger.db.signing-key.pem"], "no journal is left"
 
 
 @pytest.mark.parametrize("version", ["β", "1.0–rc", "1\n2", " 1", "1 ", "", "x" * 65, "1\x7f"])

@@ -124,6 +124,7 @@ def test_the_openapi_document_describes_what_is_there(world: World) -> None:
         ("post", "/v1/teachers/{name}/labels"),
         ("get", "/v1/usage"),
         ("get", "/v1/events"),
+        ("get", "/.well-known/teacher-signing-keys"),
         ("get", "/healthz"),
         ("get", "/readyz"),
     }
