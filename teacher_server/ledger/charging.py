@@ -111,8 +111,9 @@ def _claim(connection: Connection, question: Question, body: bytes, request_id: 
             body_bytes=len(body),
         )
         .on_conflict_do_nothing()
+        .returning(answers.c.sequence)  # psycopg's count of inserted rows is not handed on by SQLAlchemy
     )
-    return claimed.rowcount == 1
+    return claimed.first() is not None
 
 
 def _refuse(row: RowMapping, images: int) -> Refusal | None:
