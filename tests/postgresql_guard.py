@@ -12,7 +12,7 @@ _PATIENCE_S = 30
 
 
 def main(home: Path) -> None:
-    sys.stdin.buffer.read()  # ends when the other side is closed, which the operating system does for a killed process
+    sys.stdin.buffer.read()  # ends when the other side is closed, which happens to a killed one too
     pid_file = home / "data" / "postmaster.pid"
     with suppress(OSError, ValueError, IndexError):
         pid = int(pid_file.read_text().splitlines()[0])

@@ -1,4 +1,4 @@
-"""A client that wants every answer: it asks again under the same idempotency key until it has one, and keeps them all.
+"""A client that wants every answer: it asks under the same idempotency key until it has one, and keeps them all.
 
 It speaks HTTP itself, without `distill_client`, so that what one program forgives the other does not hide.
 """
@@ -17,7 +17,7 @@ from shared.wire.contracts import HEADER_IDEMPOTENCY_KEY, LabelsAnswer
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from tests.teacher_server.support import LABELS, numbered_images, numbers_of
 
-_PAUSE_S = 0.02
+_PAUSE_S = 0.05
 _LOST = (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.TimeoutException)
 
 
@@ -52,6 +52,7 @@ class DemandingClient:
     faults: list[str] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
     requests: int = 0
+    in_flight: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def connect(self) -> httpx2.Client:
@@ -63,10 +64,15 @@ class DemandingClient:
         )
 
     def ask(self, connection: httpx2.Client, wish: Wish) -> httpx2.Response:
+        content = encode_npy(numbered_images(wish.numbers))
         with self._lock:
             self.requests += 1
-        content = encode_npy(numbered_images(wish.numbers))
-        return connection.post(LABELS, content=content, headers={HEADER_IDEMPOTENCY_KEY: wish.idempotency_key})
+            self.in_flight += 1
+        try:
+            return connection.post(LABELS, content=content, headers={HEADER_IDEMPOTENCY_KEY: wish.idempotency_key})
+        finally:
+            with self._lock:
+                self.in_flight -= 1
 
     def insist(self, connection: httpx2.Client, wish: Wish) -> None:
         """Ask until there is an answer, or a refusal that asking again would not change."""
@@ -85,7 +91,7 @@ class DemandingClient:
                     self.refused[wish.idempotency_key] = problem
                     return
                 self._count(f"{problem['code']}, charged: {problem.get('charged', 'not said')}")
-            time.sleep(_PAUSE_S)
+            time.sleep(_PAUSE_S * random.uniform(0.5, 1.5))
         self.faults.append(f"{wish.idempotency_key}: no answer within a minute")
 
     def _keep(self, received: Received) -> None:

@@ -1,6 +1,6 @@
-"""The other side of ``tests.reliability.processes``: imports what programs need once, then forks them in milliseconds.
+"""The other side of ``tests.reliability.processes``: imports what a program needs once, then forks it at once.
 
-``python -m tests.reliability.fork_server MODULE:FUNCTION``: one JSON object a line on standard input, one answer each.
+``python -m tests.reliability.fork_server MODULE:FUNCTION``: one JSON object a line on standard input, an answer each.
 A forked program is a process like any other, with memory, files and locks of its own; only its imports were ready.
 When standard input ends, which the operating system sees to if its owner is killed, its programs are killed too.
 """

@@ -1,6 +1,6 @@
 """Programs that start in milliseconds and can be killed at any moment: forked by a process that has imported them.
 
-See ``tests.reliability.fork_server``. Everything else about them is real: the command line, HTTP, the ledger, SIGKILL.
+See ``tests.reliability.fork_server``. All else about them is real: the command line, HTTP, the ledger, SIGKILL.
 """
 
 import json
@@ -110,10 +110,10 @@ class Program:
 class Server:
     """`teacher serve` on one ledger and one port, to be killed and started again."""
 
-    def __init__(self, forks: ForkServer, ledger_url: str, folder: Path, **env: str) -> None:
+    def __init__(self, forks: ForkServer, folder: Path, **env: str) -> None:
+        """``env`` holds its settings, TEACHER_LEDGER at least."""
         self._forks = forks
-        self._env = {"TEACHER_LEDGER": ledger_url, "TEACHER_BUNDLES": "unused", **env}
-        self.ledger_url = ledger_url
+        self._env = {"TEACHER_BUNDLES": "unused", **env}
         self.log = folder / "server.log"
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -1,0 +1,51 @@
+"""Where a test's ledger is: a fresh SQLite file, or a fresh database of a real PostgreSQL."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from teacher_server.ledger.database import Database
+from teacher_server.ledger.keys import create_key
+from teacher_server.ledger.opening import open_database
+from tests.postgresql import PostgreSQL
+from tests.teacher_server.support import PROBABILITIES
+
+KINDS = ("sqlite", "postgresql")
+
+
+@dataclass(frozen=True)
+class LedgerPlace:
+    """A ledger's URL and the file of its signing key; ``postgresql`` is the server it is in, where it is in one."""
+
+    kind: str
+    url: str
+    signing_key: Path
+    postgresql: PostgreSQL | None = None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What programs read it from."""
+        return {"TEACHER_LEDGER": self.url, "TEACHER_SIGNING_KEY": str(self.signing_key)}
+
+    @contextmanager
+    def open(self, *, create: bool = False) -> Iterator[Database]:
+        """Open it beside whoever uses it."""
+        with closing(open_database(self.url, create=create, signing_key=self.signing_key)) as database:
+            yield database
+
+    def new_secret(self, name: str, *, budget: int) -> str:
+        """Make the ledger if it is not there, and a key in it; the key's secret."""
+        with self.open(create=True) as database:
+            return create_key(database, name=name, budget=budget, disclosure=PROBABILITIES, expires_at=None)[1]
+
+
+def sqlite_place(folder: Path) -> LedgerPlace:
+    """A ledger file in ``folder``, not made yet."""
+    file = folder / "ledger.db"
+    return LedgerPlace("sqlite", f"sqlite:///{file}", Path(f"{file}.signing-key.pem"))
+
+
+def postgresql_place(folder: Path, server: PostgreSQL) -> LedgerPlace:
+    """An empty database, and a place for the signing key in ``folder``."""
+    return LedgerPlace("postgresql", server.new_database(), folder / "signing-key.pem", server)
