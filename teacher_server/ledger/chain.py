@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, literal, select
+from sqlalchemy import Connection, RowMapping, bindparam, insert, literal, select
 
 from shared.wire.contracts import EVENT_FORMAT, Event, EventKind, EventSignature, Receipt
 from shared.wire.receipts import GENESIS_HASH, disclosure_digest, event_hash
@@ -13,7 +13,17 @@ from teacher_server.ledger.signing import Signer, SigningKeyUnusable
 from teacher_server.ledger.tables import events, signing_keys
 
 _COLUMNS = [events.c[name] for name in (*Event.model_fields, *EventSignature.model_fields)]
-_CURRENT_KEY = select(signing_keys.c.fingerprint).where(signing_keys.c.retired_at.is_(None))
+_CURRENT_KEY = select(signing_keys.c.fingerprint).where(signing_keys.c.retired_at.is_(None)).scalar_subquery()
+# Built once: building a statement costs more than a small database takes to run it.
+_HEAD = (
+    select(events.c.sequence, events.c.hash, events.c.at, _CURRENT_KEY)
+    .where(events.c.key_id == bindparam("key_id"))
+    .order_by(events.c.sequence.desc())
+    .limit(1)
+)
+_NO_HEAD = select(literal(0), literal(GENESIS_HASH), literal(""), _CURRENT_KEY)
+_APPEND = insert(events)
+_READ = select(*_COLUMNS).where(events.c.key_id == bindparam("key_id"), events.c.sequence == bindparam("sequence"))
 
 
 @dataclass(frozen=True)
@@ -59,16 +69,8 @@ class Head:
 
 def read_head(connection: Connection, key_id: int) -> Head:
     """Where the next event of a key goes. Raises SigningKeyUnusable when the ledger has no signing key."""
-    current = _CURRENT_KEY.scalar_subquery()
-    last = connection.execute(
-        select(events.c.sequence, events.c.hash, events.c.at, current)
-        .where(events.c.key_id == key_id)
-        .order_by(events.c.sequence.desc())
-        .limit(1)
-    ).first()
-    sequence, last_hash, at, signing_key = (
-        last or connection.execute(select(literal(0), literal(GENESIS_HASH), literal(""), current)).one()
-    )
+    last = connection.execute(_HEAD, {"key_id": key_id}).first()
+    sequence, last_hash, at, signing_key = last or connection.execute(_NO_HEAD).one()
     if signing_key is None:
         raise SigningKeyUnusable("the ledger has no signing key yet; run `teacher ledger migrate`")
     return Head(sequence, last_hash, at, signing_key)
@@ -109,17 +111,14 @@ def append_after(
     )
     event = unhashed.model_copy(update={"hash": event_hash(unhashed)})
     signed = SignedEvent(event, head.signing_key, signer.sign(event, head.signing_key))
-    connection.execute(
-        insert(events).values(
-            key_id=key["id"], **event.model_dump(), signing_key=signed.signing_key, signature=signed.signature
-        )
-    )
+    signature = {"signing_key": signed.signing_key, "signature": signed.signature}
+    connection.execute(_APPEND, {"key_id": key["id"]} | event.model_dump() | signature)
     return signed
 
 
 def read_event(connection: Connection, key_id: int, sequence: int) -> SignedEvent:
     """One event that is known to be there."""
-    row = connection.execute(select(*_COLUMNS).where(events.c.key_id == key_id, events.c.sequence == sequence)).one()
+    row = connection.execute(_READ, {"key_id": key_id, "sequence": sequence}).one()
     return _signed(row._mapping)
 
 

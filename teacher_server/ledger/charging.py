@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, RowMapping, delete, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -19,6 +19,21 @@ from teacher_server.ledger.keys import key_from_row, require_in_use
 from teacher_server.ledger.refusals import budget_exhausted, note_in_chain
 from teacher_server.ledger.signing import Signer
 from teacher_server.ledger.tables import answers, event_images, keys
+
+# Built once: building a statement costs more than a small database takes to run it.
+# SQLite ignores FOR UPDATE: there the whole transaction already holds the writer's lock.
+_LOCK_KEY = select(keys).where(keys.c.id == bindparam("key_id")).with_for_update()
+_CLAIM = {
+    # Returning, because psycopg's count of inserted rows is not handed on by SQLAlchemy.
+    "sqlite": sqlite_insert(answers).on_conflict_do_nothing().returning(answers.c.sequence),
+    "postgresql": postgresql_insert(answers).on_conflict_do_nothing().returning(answers.c.sequence),
+}
+_SPEND = (
+    update(keys)
+    .where(keys.c.id == bindparam("key"), keys.c.spent + bindparam("images") <= keys.c.granted)
+    .values(spent=keys.c.spent + bindparam("images"), refusing="")
+)
+_KEEP_IMAGES = insert(event_images)
 
 
 @dataclass(frozen=True)
@@ -80,38 +95,31 @@ def _charge(
     )
     row_after = dict(row) | {"spent": row["spent"] + computed.images}
     signed = append_after(head, connection, signer, row_after, happening)
-    connection.execute(
-        event_images.insert().values(
-            key_id=row["id"], sequence=signed.event.sequence, fingerprints=computed.fingerprints
-        )
-    )
+    place = {"key_id": row["id"], "sequence": signed.event.sequence}
+    connection.execute(_KEEP_IMAGES, place | {"fingerprints": computed.fingerprints})
     return Answered(signed, request_id, computed.disclosed, is_replay=False)
 
 
 def lock_key(connection: Connection, key_id: int) -> RowMapping:
     """A key's row, which nobody else changes before this transaction ends."""
-    # SQLite ignores FOR UPDATE: there the whole transaction already holds the writer's lock.
-    return connection.execute(select(keys).where(keys.c.id == key_id).with_for_update()).mappings().one()
+    return connection.execute(_LOCK_KEY, {"key_id": key_id}).mappings().one()
 
 
 def _claim(connection: Connection, question: Question, body: bytes, request_id: str, sequence: int) -> bool:
     """Insert the row whose uniqueness decides; False when this idempotency key is already charged."""
-    insert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
     claimed = connection.execute(
-        insert(answers)
-        .values(
-            key_id=question.key.id,
-            idempotency_key=question.idempotency_key,
-            teacher=question.teacher,
-            input_digest=question.input_digest,
-            request_id=request_id,
-            sequence=sequence,
-            disclosed_npy=body,
-            answered_at=now(),
-            body_bytes=len(body),
-        )
-        .on_conflict_do_nothing()
-        .returning(answers.c.sequence)  # psycopg's count of inserted rows is not handed on by SQLAlchemy
+        _CLAIM[connection.dialect.name],
+        {
+            "key_id": question.key.id,
+            "idempotency_key": question.idempotency_key,
+            "teacher": question.teacher,
+            "input_digest": question.input_digest,
+            "request_id": request_id,
+            "sequence": sequence,
+            "disclosed_npy": body,
+            "answered_at": now(),
+            "body_bytes": len(body),
+        },
     )
     return claimed.first() is not None
 
@@ -129,10 +137,6 @@ def _refuse(row: RowMapping, images: int) -> Refusal | None:
 
 def _spend(connection: Connection, row: RowMapping, images: int) -> None:
     """Add to spent by a conditional update that cannot pass the budget, whatever was read before."""
-    updated = connection.execute(
-        update(keys)
-        .where(keys.c.id == row["id"], keys.c.spent + images <= keys.c.granted)
-        .values(spent=keys.c.spent + images, refusing="")
-    )
+    updated = connection.execute(_SPEND, {"key": row["id"], "images": images})
     if updated.rowcount != 1:
         raise Refusal(ErrorCode.LEDGER_UNAVAILABLE, "the key changed while it was charged; ask again", charged="no")
