@@ -144,7 +144,8 @@ class _BoundedHttp(HttpToolsProtocol):
         ):  # no protocol but HTTP/1 is spoken: the request is answered, then all ends
             self._stop_after_answer()
         except httptools.HttpParserError as error:
-            self._refuse(ErrorCode.MALFORMED_REQUEST, f"the request is not valid HTTP/1.1: {_reason(error)}")
+            if not self._is_deaf:
+                self._refuse(ErrorCode.MALFORMED_REQUEST, f"the request is not valid HTTP/1.1: {_reason(error)}")
         else:
             if self._unused_bytes > HEAD_BYTES_MAX and not self._is_deaf:
                 self._refuse_head()
@@ -169,11 +170,13 @@ class _BoundedHttp(HttpToolsProtocol):
             return
         self._head_bytes += len(name) + len(value) + len(": \r\n")
         super().on_header(name, value)
+        if len(self.headers) > HEADERS_MAX:
+            self._refuse_head()
 
     def on_headers_complete(self) -> None:
         if self._is_deaf:
             return
-        if self._head_bytes > HEAD_BYTES_MAX or len(self.headers) > HEADERS_MAX:
+        if self._head_bytes > HEAD_BYTES_MAX:
             self._refuse_head()
             return
         super().on_headers_complete()
@@ -228,6 +231,15 @@ class _BoundedHttp(HttpToolsProtocol):
             self.transport.write_eof()
         self.flow.resume_reading()
         self._head_clock = self.loop.call_later(LINGER_S, self._close_now)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close_now()
+
+    def shutdown(self) -> None:
+        if self._is_answering:
+            self.cycle.keep_alive = False
+        else:
+            self._close_now()
 
     def _close_now(self) -> None:
         self._is_deaf = self._is_closing = True
