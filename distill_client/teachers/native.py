@@ -24,6 +24,7 @@ from distill_client.errors import (
     TeacherUnavailable,
 )
 from distill_client.teachers.protocol import Answer, Values
+from distill_client.teachers.trust import trusted_authorities
 from shared.wire import contracts
 from shared.wire.contracts import Disclosure, Event, EventsPage, Problem, TeacherCard, Usage
 from shared.wire.error_codes import ErrorCode
@@ -60,7 +61,11 @@ def connect(url: str, secret: str, name: str, *, deadline_s: float, version: str
     # A server that accepts a request and never answers must not hold it beyond the deadline either.
     timeout = httpx2.Timeout(min(_TIMEOUT_S, deadline_s), connect=min(_CONNECT_TIMEOUT_S, deadline_s))
     client = httpx2.Client(
-        base_url=address, headers={"Authorization": f"Bearer {secret}"}, timeout=timeout, follow_redirects=False
+        base_url=address,
+        headers={"Authorization": f"Bearer {secret}"},
+        timeout=timeout,
+        follow_redirects=False,
+        verify=trusted_authorities(),
     )
     return NativeTeacher(client, name, deadline_s=deadline_s, version=version)
 
