@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
-from teacher_server.ledger.refusals import budget_exhausted
 from teacher_server.ledger.keys import Key
+from teacher_server.ledger.refusals import budget_exhausted
 
 
 class Admission:
@@ -75,7 +75,7 @@ class Admission:
             if place in self._running:
                 raise Refusal(
                     ErrorCode.STILL_RUNNING,
-                    f"Idempotency-Key {idempotency_key!r}: its first request is still running; ask again for its answer",
+                    f"Idempotency-Key {idempotency_key!r}: its first request is still running; ask again",
                 )
             self._running.add(place)
         try:

@@ -51,6 +51,7 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     )
     database.share_commits()
     ledger = Ledger(database)
+    require_versions_unchanged(ledger, catalogue.all())
     admission = Admission(requests_max=settings.requests_in_flight_max)
     limits = DecodingLimits(settings.images_per_request_max, settings.file_pixels_max, settings.request_pixels_max)
     server = Server(
@@ -81,6 +82,17 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     for module in (teachers, labels, usage, signing_keys, health):
         app.include_router(module.router)
     return app
+
+
+def require_versions_unchanged(ledger: Ledger, teachers: Iterable[Teacher]) -> None:
+    """Raise OperatorError for a version under which this ledger has charged answers of another bundle."""
+    for teacher in teachers:
+        earlier = ledger.last_teacher_digest(teacher.name, teacher.version)
+        if earlier not in ("", teacher.content_digest):
+            raise OperatorError(
+                f"teacher {teacher.name!r}: version is {teacher.version!r}, under which this ledger holds answers of "
+                "a bundle with other weights, classes or input; give what changed another version"
+            )
 
 
 def _error_rows() -> str:

@@ -138,7 +138,7 @@ class Labelling:
             raise Refusal(
                 ErrorCode.ANSWER_EXPIRED,
                 f"Idempotency-Key {request.idempotency_key!r} was answered at {event.at} and its values are not "
-                f"stored any more; version {event.version!r} as it was, under the disclosure of then, is not served now",
+                f"stored any more; version {event.version!r} as it was, under the disclosure of then, is not served",
             )
         with self._classifying:
             return found.recomputed(disclose(teacher.classifier.probabilities(images_nhwc), request.key.disclosure))

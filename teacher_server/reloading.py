@@ -92,7 +92,7 @@ class Reloader:
             teachers = self._load(self._catalogue.all())
             self._catalogue.replace(teachers)
             message, is_done = "", True
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, OperatorError) as error:
             message, is_done = str(error), False
         except Exception as error:  # whatever a bundle does to its loader, the server goes on
             _log.exception("reload failed")
@@ -137,7 +137,7 @@ def ask_for_reload(ledger_url: str, *, timeout_s: float) -> Outcome:
     """
     if state_file(ledger_url) is None:
         raise OperatorError(
-            "a PostgreSQL ledger may have several servers; send each the signal: kill -HUP PROCESS, or docker kill -s HUP"
+            "a PostgreSQL ledger may have several servers; send each one the signal: kill -HUP PROCESS"
         )
     before = _read_state(ledger_url)
     if not is_held_by_server(ledger_url):

@@ -48,7 +48,7 @@ def serve(
     """
     import uvicorn
 
-    from teacher_server.app import create_app
+    from teacher_server.app import create_app, require_versions_unchanged
     from teacher_server.reloading import Reloader, describe, forget_earlier_server
     from teacher_server.teachers.teacher import Teacher, load_teachers
 
@@ -78,7 +78,13 @@ def serve(
             teachers = load([])
         application = create_app(settings, teachers)
         catalogue = application.state.server.catalogue
-        with Reloader(settings.ledger, catalogue, load):
+
+        def reload_bundles(served: list[Teacher]) -> list[Teacher]:
+            found = load(served)
+            require_versions_unchanged(application.state.server.ledger, found)
+            return found
+
+        with Reloader(settings.ledger, catalogue, reload_bundles):
             url = listening_url(settings, listener)
             served = [(teacher.name, teacher.version) for teacher in catalogue.all()]
             names = sorted({name for name, _ in served})

@@ -133,5 +133,18 @@ def read_events(connection: Connection, key_id: int, *, after: int, limit: int) 
     return [_signed(row._mapping) for row in rows]
 
 
+def last_teacher_digest(connection: Connection, teacher: str, version: str) -> str:
+    """The digest of the bundle that last answered as this version of this teacher; empty when none did."""
+    return (
+        connection.execute(
+            select(events.c.teacher_digest)
+            .where(events.c.teacher == teacher, events.c.version == version, events.c.teacher_digest != "")
+            .order_by(events.c.id.desc())
+            .limit(1)
+        ).scalar()
+        or ""
+    )
+
+
 def _signed(row: RowMapping) -> SignedEvent:
     return SignedEvent(Event.model_validate(dict(row)), row["signing_key"], row["signature"])

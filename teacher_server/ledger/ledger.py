@@ -4,7 +4,7 @@ from shared.wire.contracts import SigningKeys
 from teacher_server.errors import Refusal
 from teacher_server.ledger import answers, charging, refusals, signing
 from teacher_server.ledger.answers import Answered, Expired, Question
-from teacher_server.ledger.chain import SignedEvent, read_events
+from teacher_server.ledger.chain import SignedEvent, last_teacher_digest, read_events
 from teacher_server.ledger.charging import Computed
 from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import Key, authenticate
@@ -40,6 +40,11 @@ class Ledger:
         """One key's events with a sequence greater than ``after``, oldest first."""
         with self._database.reading() as connection:
             return read_events(connection, key.id, after=after, limit=limit)
+
+    def last_teacher_digest(self, teacher: str, version: str) -> str:
+        """The digest of the bundle that last answered under this name and version; empty when none did."""
+        with self._database.reading() as connection:
+            return last_teacher_digest(connection, teacher, version)
 
     def signing_keys(self) -> SigningKeys:
         """Every public key that this ledger ever signed with."""

@@ -1,5 +1,6 @@
 """The composition root: what may be put together, and that it is taken apart again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,17 @@ def test_versions_reach_the_holder(settings: TeacherSettings, database: Database
     with TestClient(create_app(settings, [numbers_teacher(NumbersClassifier(), version=version)])) as client:
         response = Holder(client, secret).ask([1])
     assert response.headers[HEADER_VERSION] == response.json()["version"] == version
+
+
+def test_a_version_keeps_its_meaning_across_restarts(settings: TeacherSettings, database: Database) -> None:
+    first = replace(numbers_teacher(NumbersClassifier()), content_digest="a" * 64)
+    other = replace(first, content_digest="b" * 64)
+    _, secret = create_key(database, name="ada", budget=9, disclosure=PROBABILITIES, expires_at=None)
+    with TestClient(create_app(settings, [other])):
+        """Nothing was answered with it, so the owner may think again."""
+    with TestClient(create_app(settings, [first])) as client:
+        Holder(client, secret).buy([1])
+    with pytest.raises(OperatorError, match="'numbers': version is '1', under which this ledger holds answers"):
+        create_app(settings, [other])
+    with TestClient(create_app(settings, [first, replace(other, version="2")])) as client:
+        assert Holder(client, secret).buy([2]).version == "2"
