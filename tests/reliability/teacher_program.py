@@ -27,6 +27,8 @@ _PIXELS, _DIGITS = 28 * 28, 10
 class ScoringClassifier:
     """Softmax of 10 fixed linear scores of uint8 N x 28 x 28 x 1; may be slow (seconds per call)."""
 
+    classes = _DIGITS
+
     def __init__(self, *, seconds: float = 0.0) -> None:
         self._weights = np.random.default_rng(7).normal(0, 1e-3, (_PIXELS, _DIGITS))
         self._seconds = seconds
@@ -36,7 +38,8 @@ class ScoringClassifier:
         time.sleep(self._seconds)
         scores_nk = images_nhwc.reshape(len(images_nhwc), _PIXELS).astype(np.float64) @ self._weights
         exponentials_nk = np.exp(scores_nk - scores_nk.max(axis=1, keepdims=True))
-        return (exponentials_nk / exponentials_nk.sum(axis=1, keepdims=True)).astype(np.float32)
+        probabilities_nk: NDArray[np.float32] = exponentials_nk / exponentials_nk.sum(axis=1, keepdims=True)
+        return probabilities_nk.astype(np.float32)
 
 
 def _teachers(_folders: Iterable[Path], **_settings: Any) -> list[Teacher]:
@@ -54,5 +57,5 @@ def _teachers(_folders: Iterable[Path], **_settings: Any) -> list[Teacher]:
 
 def main() -> None:
     """`teacher ...` with these teachers."""
-    loading.load_teachers = _teachers
+    loading.load_teachers = _teachers  # type: ignore[assignment]  # it is asked with its own arguments
     cli.main()

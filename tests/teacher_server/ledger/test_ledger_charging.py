@@ -12,14 +12,15 @@ from sqlalchemy import func, select, text, update
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import answer_digest, encode_npy
 from teacher_server.errors import Refusal
+from teacher_server.ledger.answers import Answered
 from teacher_server.ledger.charging import Computed
 from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import grant_images, list_keys, revoke_key
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
 from teacher_server.ledger.tables import answers, event_images, keys
-from tests.teacher_server.ledger.support import charge, computed, question
-from tests.teacher_server.support import history, new_key, require_sound
+from tests.teacher_server.ledger.soundness import require_sound
+from tests.teacher_server.ledger.support import charge, computed, open_ledger, question
+from tests.teacher_server.support import history, new_key
 
 
 def test_a_charge_is_one_event_that_says_everything(database: Database) -> None:
@@ -68,13 +69,13 @@ def test_a_replay_is_the_stored_answer_also_after_reopening(
     asked = question(key, "once")
     assert ledger.find_answer(asked) is None
     first = ledger.charge(asked, Computed("1", 2, disclosed, b"fingerprints"), request_id="the first")
-    with closing(open_database(ledger_url, create=True)) as other:
+    with closing(open_ledger(ledger_url)) as other:
         for replay in (
             ledger.find_answer(asked),
             Ledger(other).find_answer(asked),
             Ledger(other).charge(asked, computed(2, value=0.75), request_id="another"),
         ):
-            assert replay is not None
+            assert isinstance(replay, Answered)
             assert replay.is_replay
             assert (replay.event, replay.request_id, replay.remaining) == (first.event, "the first", first.remaining)
             assert encode_npy(replay.disclosed) == encode_npy(disclosed)
@@ -149,7 +150,10 @@ def test_a_key_revoked_since_it_was_recognised_is_refused_inside_the_transaction
     with pytest.raises(Refusal) as refusal:
         charge(ledger, key, "after", 1)
     assert refusal.value.code is ErrorCode.UNAUTHENTICATED
-    assert [event.kind for event in history(database, key)] == ["create", "answer", "revoke"]
+    with pytest.raises(Refusal):
+        charge(ledger, key, "after", 1)
+    kinds = [event.kind for event in history(database, key)]
+    assert kinds == ["create", "answer", "revoke", "refuse"], "one refusal for one reason"
     with database.reading() as connection:
         assert connection.execute(select(func.count()).select_from(answers)).scalar_one() == 1
     require_sound(database)
@@ -209,7 +213,7 @@ def test_one_idempotency_key_from_many_threads_is_charged_once(database: Databas
 def test_a_writer_from_elsewhere_continues_the_same_chain(database: Database, ledger_url: str) -> None:
     """The command line grants while the server charges: nobody may remember the head."""
     key, ledger = new_key(database, budget=10), Ledger(database)
-    with closing(open_database(ledger_url, create=True)) as other:
+    with closing(open_ledger(ledger_url)) as other:
         for turn in range(3):
             charge(ledger, key, f"server {turn}", 1)
             grant_images(other, name="ada", images=5)
@@ -224,9 +228,8 @@ def test_the_history_is_read_in_pages(database: Database) -> None:
         charge(ledger, key, str(number), 1)
     whole = history(database, key)
     assert [event.sequence for event in whole] == [1, 2, 3, 4, 5, 6]
-    assert ledger.history(key, after=0, limit=2) == whole[:2]
-    assert ledger.history(key, after=2, limit=3) == whole[2:5]
-    assert ledger.history(key, after=6, limit=3) == []
+    pages = [ledger.history(key, after=after, limit=limit) for after, limit in ((0, 2), (2, 3), (6, 3))]
+    assert [[signed.event for signed in page] for page in pages] == [whole[:2], whole[2:5], []]
 
 
 def test_the_tables_themselves_refuse_to_pass_a_budget(database: Database) -> None:
@@ -238,12 +241,18 @@ def test_the_tables_themselves_refuse_to_pass_a_budget(database: Database) -> No
         assert "spent_within_granted" in str(refusal.value.__cause__)
 
 
-def test_a_commit_is_fsynced_and_readers_never_wait(database: Database) -> None:
+def test_a_commit_is_fsynced_and_readers_never_wait(database: Database, ledger_kind: str) -> None:
     new_key(database)
     with database.reading() as reader:
-        assert reader.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
-        assert reader.execute(text("PRAGMA synchronous")).scalar_one() == 2, "FULL"
-        assert reader.execute(text("PRAGMA foreign_keys")).scalar_one() == 1
+        if ledger_kind == "postgresql":
+            asked = [reader.execute(text(f"SHOW {name}")).scalar_one() for name in ("fsync", "synchronous_commit")]
+            assert asked == ["on", "on"]
+        else:
+            asked = [
+                reader.execute(text(f"PRAGMA {name}")).scalar_one()
+                for name in ("journal_mode", "synchronous", "foreign_keys")
+            ]
+            assert asked == ["wal", 2, 1], "2 is FULL"
         assert reader.execute(select(keys.c.spent)).scalar_one() == 0
         with database.writing() as writer:
             writer.execute(update(keys).values(spent=1))

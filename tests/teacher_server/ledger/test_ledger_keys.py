@@ -10,10 +10,10 @@ from sqlalchemy import select, update
 from shared.wire.contracts import Disclosure
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import OperatorError, Refusal
+from teacher_server.ledger.authentication import authenticate
 from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import (
     BUDGET_MAX,
-    authenticate,
     create_key,
     grant_images,
     list_keys,
@@ -21,7 +21,9 @@ from teacher_server.ledger.keys import (
     revoke_key,
 )
 from teacher_server.ledger.tables import keys
-from tests.teacher_server.support import PROBABILITIES, file_of, history, new_key, require_sound
+from tests.teacher_server.ledger.soundness import require_sound
+from tests.teacher_server.ledger.support import SQLITE_ONLY, open_ledger
+from tests.teacher_server.support import PROBABILITIES, file_of, history, new_key
 
 
 def refused(database: Database, secret: str) -> str:
@@ -31,6 +33,7 @@ def refused(database: Database, secret: str) -> str:
     return refusal.value.detail
 
 
+@SQLITE_ONLY
 def test_the_secret_opens_the_key_and_is_in_no_file(database: Database, ledger_url: str) -> None:
     key, secret = create_key(database, name="ada", budget=7, disclosure=Disclosure("top-k", 2), expires_at=None)
     assert authenticate(database, secret) == key
@@ -185,13 +188,12 @@ def test_yesterday_is_over_and_today_is_not() -> None:
         parse_expiry((today - timedelta(days=1)).isoformat())
 
 
+@SQLITE_ONLY
 def test_a_key_outlives_the_process(database: Database, ledger_url: str, tmp_path: Path) -> None:
     key, secret = create_key(database, name="ada", budget=7, disclosure=PROBABILITIES, expires_at=None)
     database.close()
     copy = tmp_path / "copy.db"
     copy.write_bytes(file_of(ledger_url).read_bytes())  # closed: all of it is in the one file
-    from teacher_server.ledger.opening import open_database
-
-    reopened = open_database(f"sqlite:///{copy}", create=True)
+    reopened = open_ledger(f"sqlite:///{copy}")
     assert authenticate(reopened, secret) == key
     reopened.close()

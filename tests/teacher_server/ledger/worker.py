@@ -9,14 +9,13 @@ import sys
 from teacher_server.errors import Refusal
 from teacher_server.ledger.keys import list_keys
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
-from tests.teacher_server.ledger.support import charge
+from tests.teacher_server.ledger.support import charge, open_ledger
 
 
 def main(ledger_url: str, name: str, batches: list[int]) -> None:
     print("ready", flush=True)  # noqa: T201 - this is how processes speak here
     sys.stdin.readline()
-    database = open_database(ledger_url, create=True)
+    database = open_ledger(ledger_url)
     key = next(key for key in list_keys(database) if key.name == "ada")
     for number, images in enumerate(batches):
         try:

@@ -1,0 +1,36 @@
+"""Every test of the ledger runs on both databases, and on SQLite both ways of committing; a module may choose."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from teacher_server.ledger.database import Database
+from tests.ledger_places import postgresql_place, sqlite_place
+from tests.teacher_server.ledger.support import open_ledger
+
+
+@pytest.fixture(params=["sqlite", "sqlite, shared commits", "postgresql"])
+def ledger_kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def ledger_url(
+    ledger_kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    if ledger_kind != "postgresql":
+        return sqlite_place(tmp_path).url
+    place = postgresql_place(tmp_path, request.getfixturevalue("postgresql"))
+    monkeypatch.setenv("TEACHER_SIGNING_KEY", str(place.signing_key))  # open_ledger reads it, in any process
+    return place.url
+
+
+@pytest.fixture
+def database(ledger_kind: str, ledger_url: str) -> Iterator[Database]:
+    with closing(open_ledger(ledger_url)) as opened:
+        if "shared" in ledger_kind:
+            opened.share_commits()
+        yield opened
