@@ -1,7 +1,7 @@
-"""Who may start work now: bounds on requests in flight, and on images in flight per key.
+"""Who may start work now: bounds on requests in flight, of all keys and of each; and what each has in flight.
 
 Nothing here decides what is charged. It spares the teacher work that a charge would then refuse, so it may answer
-503 or 409 (ask again), and 403 only from what is durably spent.
+503 or 409 (ask again).
 """
 
 import threading
@@ -12,57 +12,52 @@ from contextlib import contextmanager
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
 from teacher_server.ledger.keys import Key
-from teacher_server.ledger.refusals import budget_exhausted
 
 
 class Admission:
     """Counts what is in flight in this process."""
 
-    def __init__(self, *, requests_max: int) -> None:
+    def __init__(self, *, requests_max: int, requests_per_key_max: int) -> None:
         self._requests_max = requests_max
-        self._requests = 0
+        self._requests_per_key_max = requests_per_key_max
+        self._requests: Counter[int] = Counter()
         self._images: Counter[int] = Counter()
         self._running: set[tuple[int, str]] = set()
         self._lock = threading.Lock()
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Hold a place for one request. Raises Refusal(overloaded) when there is none."""
+    def request(self, key: Key) -> Iterator[None]:
+        """Hold a place for one request. Raises Refusal(overloaded) when there is none, or none for this key."""
         with self._lock:
-            if self._requests >= self._requests_max:
+            if self._requests.total() >= self._requests_max:
                 raise Refusal(ErrorCode.OVERLOADED, f"{self._requests_max} requests are being answered already")
-            self._requests += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._requests -= 1
-
-    @contextmanager
-    def images(self, key: Key, images: int) -> Iterator[None]:
-        """Hold room for ``images`` in a key's budget as it was just read.
-
-        Raises Refusal: budget_exhausted when what is durably spent leaves no room, overloaded when only other
-        requests in flight stand in the way.
-        """
-        remaining = key.granted - key.spent
-        if images > remaining:
-            raise budget_exhausted(granted=key.granted, spent=key.spent, asked=images)
-        with self._lock:
-            if images > remaining - self._images[key.id]:
+            if self._requests[key.id] >= self._requests_per_key_max:
                 raise Refusal(
                     ErrorCode.OVERLOADED,
-                    f"{self._images[key.id]} images of this key are being answered right now and may use up its "
-                    f"budget of {remaining} remaining",
+                    f"{self._requests_per_key_max} requests of this key are being answered already",
                 )
-            self._images[key.id] += images
+            self._requests[key.id] += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._images[key.id] -= images
-                if not self._images[key.id]:
-                    del self._images[key.id]
+            self._give_back(self._requests, key, 1)
+
+    @contextmanager
+    def images(self, key: Key, images: int) -> Iterator[int]:
+        """Count ``images`` as being answered; gives how many of the same key were so before them."""
+        with self._lock:
+            ahead = self._images[key.id]
+            self._images[key.id] += images
+        try:
+            yield ahead
+        finally:
+            self._give_back(self._images, key, images)
+
+    def _give_back(self, held: Counter[int], key: Key, count: int) -> None:
+        with self._lock:
+            held[key.id] -= count
+            if not held[key.id]:
+                del held[key.id]
 
     @contextmanager
     def first(self, key: Key, idempotency_key: str) -> Iterator[None]:

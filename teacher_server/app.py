@@ -52,7 +52,9 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     database.share_commits()
     ledger = Ledger(database)
     require_versions_unchanged(ledger, catalogue.all())
-    admission = Admission(requests_max=settings.requests_in_flight_max)
+    admission = Admission(
+        requests_max=settings.requests_in_flight_max, requests_per_key_max=settings.requests_in_flight_per_key_max
+    )
     limits = DecodingLimits(settings.images_per_request_max, settings.file_pixels_max, settings.request_pixels_max)
     server = Server(
         settings=settings,

@@ -109,17 +109,14 @@ class Labelling:
 
     @contextmanager
     def _room(self, request: LabelRequest, images: int) -> Iterator[None]:
-        """Room in the key's budget while its images are worked on; a refusal is told in the key's chain."""
-        try:
-            place = self._admission.images(request.key, images)
-            place.__enter__()
-        except Refusal as refusal:
-            self._ledger.note_refusal(request.key, refusal, images=images, teacher=request.teacher_name)
-            raise
-        try:
+        """Room in the key's limits while its images are worked on; a refusal is told in the key's chain."""
+        with self._admission.images(request.key, images) as ahead:
+            try:
+                self._ledger.require_room(request.key, images, ahead=ahead)
+            except Refusal as refusal:
+                self._ledger.note_refusal(request.key, refusal, images=images, teacher=request.teacher_name)
+                raise
             yield
-        finally:
-            place.__exit__(None, None, None)
 
     def _again(self, found: Answered | Expired, request: LabelRequest, images_nhwc: Images) -> Answered:
         """The stored answer; or, where its values have expired, the same computed again, uncharged.

@@ -40,6 +40,7 @@ def render_problem(refusal: Refusal, *, instance: str, request_id: str) -> tuple
         HEADER_REQUEST_ID: request_id,
         "X-Should-Retry": str(kind.retryable).lower(),
         "Content-Type": PROBLEM_MEDIA_TYPE,
+        **refusal.headers,
     }
     if refusal.code is ErrorCode.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"

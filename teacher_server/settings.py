@@ -54,6 +54,7 @@ class TeacherSettings(BaseSettings):
     file_pixels_max: int = Field(25_000_000, ge=1, description="pixels one image file may have")
     request_pixels_max: int = Field(100_000_000, ge=1, description="pixels all image files of a request may have")
     requests_in_flight_max: int = Field(64, ge=1, description="label requests read or answered at the same time")
+    requests_in_flight_per_key_max: int = Field(32, ge=1, description="the same of one key, the rest is for others")
     answering_threads: int = Field(64, ge=1, le=256, description="label requests worked on or being charged at once")
     classifying_threads: int = Field(8, ge=1, le=256, description="label requests decoded or classified at once")
     signing_key: Path | None = Field(

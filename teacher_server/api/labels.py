@@ -110,7 +110,7 @@ async def _buy(request: Request, server: Server, key: Key, asked: tuple[str, str
     if server.catalogue.find(name, version) is None:
         # Refused before the body is read, unless an earlier answer may be asked for again.
         await anyio.to_thread.run_sync(server.labelling.require_answerable, key, name, version, form.idempotency_key)
-    with server.admission.request():
+    with server.admission.request(key):
         body = await read_body(request, server.settings)
         label_request = LabelRequest(key, name, body, form.idempotency_key, request.state.request_id, version)
         answered = await anyio.to_thread.run_sync(
@@ -143,7 +143,9 @@ def _require_idempotency_key(given: str | None) -> str:
 
 def _headers(answered: Answered) -> dict[str, str]:
     event, receipt = answered.event, answered.signed.receipt
-    marks = {contracts.HEADER_RECOMPUTED: "true"} if answered.is_recomputed else {}
+    marks = dict(answered.standing.headers)
+    if answered.is_recomputed:
+        marks[contracts.HEADER_RECOMPUTED] = "true"
     if receipt:
         encoded = base64.urlsafe_b64encode(receipt.model_dump_json().encode()).decode("ascii")
         marks[contracts.HEADER_RECEIPT] = encoded.rstrip("=")

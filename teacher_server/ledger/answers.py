@@ -14,6 +14,7 @@ from teacher_server.errors import Refusal
 from teacher_server.ledger.chain import SignedEvent, read_event
 from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import Key
+from teacher_server.ledger.limits import Standing, read_present_standing
 from teacher_server.ledger.tables import answers
 
 _EXPIRED_AT_ONCE_MAX = 1000  # rows of one transaction, so that charges need not wait long for it
@@ -38,13 +39,15 @@ class Question:
 class Answered:
     """A charged answer. ``disclosed`` is float32 N x K (NaN: not disclosed) or int64 N (labels).
 
-    ``is_recomputed``: the stored values had expired; these may differ from them by 1e-5.
+    ``is_recomputed``: the stored values had expired; these may differ from them by 1e-5. ``standing`` is what the
+    key's limits leave it now, also where it was charged long ago.
     """
 
     signed: SignedEvent
     request_id: str
     disclosed: Disclosed
     is_replay: bool
+    standing: Standing
     is_recomputed: bool = False
 
     @property
@@ -64,6 +67,7 @@ class Expired:
 
     signed: SignedEvent
     request_id: str
+    standing: Standing
 
     @property
     def event(self) -> Event:
@@ -72,7 +76,9 @@ class Expired:
 
     def recomputed(self, disclosed: Disclosed) -> Answered:
         """The same answer with values computed again."""
-        return Answered(self.signed, self.request_id, disclosed, is_replay=True, is_recomputed=True)
+        return Answered(
+            self.signed, self.request_id, disclosed, is_replay=True, standing=self.standing, is_recomputed=True
+        )
 
 
 def find_answer(database: Database, question: Question) -> Answered | Expired | None:
@@ -117,11 +123,12 @@ def look_up(connection: Connection, question: Question) -> Answered | Expired | 
             f"Idempotency-Key {question.idempotency_key!r} was answered by version {signed.event.version!r}, not "
             f"{question.version!r}; use a new one for every new request",
         )
+    standing = read_present_standing(connection, question.key)
     if not row["disclosed_npy"]:
-        return Expired(signed, row["request_id"])
+        return Expired(signed, row["request_id"], standing)
     disclosed = decode_npy(row["disclosed_npy"])
     assert disclosed.dtype in (np.float32, np.int64)
-    return Answered(signed, row["request_id"], disclosed, is_replay=True)  # type: ignore[arg-type]  # dtype checked
+    return Answered(signed, row["request_id"], disclosed, is_replay=True, standing=standing)  # type: ignore[arg-type]  # dtype checked
 
 
 def expire_bodies(database: Database, *, kept_s: float, bytes_max: int) -> int:

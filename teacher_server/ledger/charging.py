@@ -15,8 +15,9 @@ from teacher_server.ledger.answers import Answered, Expired, Question, look_up
 from teacher_server.ledger.chain import Happening, append_after, read_head
 from teacher_server.ledger.clock import now
 from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import key_from_row, require_in_use
-from teacher_server.ledger.refusals import budget_exhausted, note_in_chain
+from teacher_server.ledger.keys import Key, key_from_row, require_in_use
+from teacher_server.ledger.limits import Standing, read_standing, refuse_by_limits
+from teacher_server.ledger.refusals import note_in_chain
 from teacher_server.ledger.signing import Signer
 from teacher_server.ledger.tables import answers, event_images, keys
 
@@ -51,8 +52,9 @@ def charge(database: Database, question: Question, computed: Computed, *, reques
     """Charge ``computed.images`` and keep the answer, all or nothing, exactly once per idempotency key.
 
     Gives the stored answer (or what is left of it) when another request under the same idempotency key came first.
-    Raises Refusal: budget_exhausted (from what is durably spent), unauthenticated (the key was revoked or expired
-    meanwhile), idempotency_key_reused, ledger_unavailable.
+    Raises Refusal, from what is durably spent: budget_exhausted, daily_budget_exhausted, rate_limited,
+    too_many_images; and unauthenticated (the key was revoked or expired meanwhile), idempotency_key_reused,
+    ledger_unavailable.
     """
 
     def work(connection: Connection) -> Answered | Expired | Refusal:
@@ -74,7 +76,9 @@ def _charge(
         earlier = look_up(connection, question)
         assert earlier is not None, "the row that made the insert fail is there"
         return earlier
-    if refusal := _refuse(row, computed.images):
+    key = key_from_row(row)
+    standing = read_standing(connection, key, last_at=head.at)
+    if refusal := _refuse(connection, key, standing, question.key, computed.images):
         connection.execute(
             delete(answers).where(
                 answers.c.key_id == question.key.id, answers.c.idempotency_key == question.idempotency_key
@@ -97,7 +101,8 @@ def _charge(
     signed = append_after(head, connection, signer, row_after, happening)
     place = {"key_id": row["id"], "sequence": signed.event.sequence}
     connection.execute(_KEEP_IMAGES, place | {"fingerprints": computed.fingerprints})
-    return Answered(signed, request_id, computed.disclosed, is_replay=False)
+    after = standing.after(computed.images)
+    return Answered(signed, request_id, computed.disclosed, is_replay=False, standing=after)
 
 
 def lock_key(connection: Connection, key_id: int) -> RowMapping:
@@ -124,15 +129,19 @@ def _claim(connection: Connection, question: Question, body: bytes, request_id: 
     return claimed.first() is not None
 
 
-def _refuse(row: RowMapping, images: int) -> Refusal | None:
-    """Why this key may not buy so many images now; None when it may."""
+def _refuse(connection: Connection, key: Key, standing: Standing, asking: Key, images: int) -> Refusal | None:
+    """Why this key may not buy so many images now; None when it may. ``asking``: as it was when the request came."""
     try:
-        require_in_use(key_from_row(row))
+        require_in_use(key)
     except Refusal as refusal:
         return refusal
-    if row["spent"] + images > row["granted"]:
-        return budget_exhausted(granted=row["granted"], spent=row["spent"], asked=images)
-    return None
+    if key.disclosure != asking.disclosure:  # what was computed is not what the key may see now
+        return Refusal(
+            ErrorCode.LEDGER_UNAVAILABLE,
+            "the key's disclosure changed while it was answered; ask again",
+            charged="no",
+        )
+    return refuse_by_limits(connection, key, standing, images)
 
 
 def _spend(connection: Connection, row: RowMapping, images: int) -> None:

@@ -4,10 +4,12 @@ from shared.wire.contracts import SigningKeys
 from teacher_server.errors import Refusal
 from teacher_server.ledger import answers, charging, refusals, signing
 from teacher_server.ledger.answers import Answered, Expired, Question
+from teacher_server.ledger.authentication import authenticate
 from teacher_server.ledger.chain import SignedEvent, last_teacher_digest, read_events
 from teacher_server.ledger.charging import Computed
 from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key, authenticate
+from teacher_server.ledger.keys import Key
+from teacher_server.ledger.limits import Standing, read_standing, refuse_by_limits, reread
 
 
 class Ledger:
@@ -17,7 +19,7 @@ class Ledger:
         self._database = database
 
     def authenticate(self, secret: str) -> Key:
-        """See ``keys.authenticate``."""
+        """See ``authentication.authenticate``."""
         return authenticate(self._database, secret)
 
     def find_answer(self, question: Question) -> Answered | Expired | None:
@@ -31,6 +33,19 @@ class Ledger:
     def charge(self, question: Question, computed: Computed, *, request_id: str) -> Answered | Expired:
         """See ``charging.charge``."""
         return charging.charge(self._database, question, computed, request_id=request_id)
+
+    def require_room(self, key: Key, images: int, *, ahead: int) -> None:
+        """Raise Refusal, as ``limits.refuse_by_limits``, where a charge would be refused; before it is worked for."""
+        with self._database.reading() as connection:
+            key = reread(connection, key)
+            refusal = refuse_by_limits(connection, key, read_standing(connection, key), images, ahead=ahead)
+        if refusal:
+            raise refusal
+
+    def standing(self, key: Key) -> Standing:
+        """What its limits leave a key now."""
+        with self._database.reading() as connection:
+            return read_standing(connection, reread(connection, key))
 
     def note_refusal(self, key: Key, refusal: Refusal, *, images: int, teacher: str) -> None:
         """See ``refusals.note_refusal``."""

@@ -9,23 +9,13 @@ from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
 from teacher_server.ledger.chain import Happening, append_event
 from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key
+from teacher_server.ledger.expiry import note_expiry
+from teacher_server.ledger.keys import Key, key_from_row
 from teacher_server.ledger.signing import Signer
 from teacher_server.ledger.tables import keys
 
 # The others are matters of the moment, or of a stranger; they are counted, not recorded.
 _RECORDED = (ErrorCode.BUDGET_EXHAUSTED, ErrorCode.DAILY_BUDGET_EXHAUSTED, ErrorCode.UNAUTHENTICATED)
-
-
-def budget_exhausted(*, granted: int, spent: int, asked: int) -> Refusal:
-    """The refusal of a request that the durably spent count leaves no room for."""
-    return Refusal(
-        ErrorCode.BUDGET_EXHAUSTED,
-        f"{asked} images asked for, {granted - spent} of {granted} remain; ask the owner for a grant",
-        granted=granted,
-        spent=spent,
-        asked=asked,
-    )
 
 
 def note_in_chain(
@@ -37,13 +27,23 @@ def note_in_chain(
     images: int,
     teacher: str,
 ) -> None:
-    """Append a refuse event to a key (its row, locked), unless the last one had the same reason and nothing changed.
+    """Append a refuse event to a key (its row, locked), unless one had the same reason and nothing changed since.
 
-    What changes it: an answer, a grant, a change of policy; each sets ``refusing`` back to "".
+    What changes it: an answer, a grant, a change of policy, a revocation; each sets ``refusing`` back to "".
+    A key that turns out to have expired gets its expire event first.
     """
-    if refusal.code not in _RECORDED or row["refusing"] == refusal.code:
+    if refusal.code not in _RECORDED:
         return
-    connection.execute(update(keys).where(keys.c.id == row["id"]).values(refusing=refusal.code.value))
+    if refusal.code is ErrorCode.UNAUTHENTICATED:
+        if key_from_row(row).status == "active":  # it was given a later expiry in this very moment
+            return
+        note_expiry(connection, signer, row)
+    told = row["refusing"].split()
+    if refusal.code in told:
+        return
+    # All reasons told, not the last one: a client that asks too much in two ways by turns must not grow the chain.
+    refusing = " ".join([*told, refusal.code.value])
+    connection.execute(update(keys).where(keys.c.id == row["id"]).values(refusing=refusing))
     happening = Happening("refuse", images=images, teacher=teacher, detail=refusal.code.value)
     append_event(connection, signer, row, happening)
 
@@ -51,9 +51,9 @@ def note_in_chain(
 def note_refusal(database: Database, key: Key, refusal: Refusal, *, images: int, teacher: str) -> None:
     """As ``note_in_chain``, for a refusal from what was read of ``key`` before any charge was tried.
 
-    Asks the database only when the key's last event is not this refusal already. Raises Refusal(ledger_unavailable).
+    Asks the database only when the chain does not tell of this refusal already. Raises Refusal(ledger_unavailable).
     """
-    if refusal.code not in _RECORDED or key.refusing == refusal.code:
+    if refusal.code not in _RECORDED or refusal.code in key.refusing.split():
         return
 
     def work(connection: Connection) -> None:

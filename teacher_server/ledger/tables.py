@@ -59,7 +59,7 @@ keys = Table(
     Column("revoked_at", String(32)),
     Column("images_per_day", BigInteger),  # null: no limit but the budget
     Column("images_per_second", BigInteger),
-    Column("refusing", String(32), nullable=False, server_default=""),  # the reason last told in a refuse event
+    Column("refusing", String(96), nullable=False, server_default=""),  # reasons told in refuse events since a change
     Column("expiry_noted", Integer, nullable=False, server_default="0"),  # 1 once the chain has its expire event
     Column("alerted_percent", Integer, nullable=False, server_default="0"),
     CheckConstraint("spent >= 0 AND spent <= granted", name="spent_within_granted"),

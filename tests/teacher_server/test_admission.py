@@ -17,62 +17,66 @@ ADA = Key(1, "ada", Disclosure("label"), granted=10, spent=4, created_at="", exp
 BOB = replace(ADA, id=2, name="bob")
 
 
+def places(requests: int = 10, *, per_key: int = 10) -> Admission:
+    return Admission(requests_max=requests, requests_per_key_max=per_key)
+
+
+def overloaded(admission: Admission, key: Key) -> str:
+    with pytest.raises(Refusal) as refusal, admission.request(key):
+        pass
+    assert refusal.value.code is ErrorCode.OVERLOADED
+    return refusal.value.detail
+
+
 def test_requests_have_places() -> None:
-    admission = Admission(requests_max=2)
-    with admission.request():
-        with admission.request(), pytest.raises(Refusal) as refusal, admission.request():
+    admission = places(2)
+    with admission.request(ADA):
+        with admission.request(BOB):
+            assert overloaded(admission, BOB) == overloaded(admission, ADA)
+        with admission.request(ADA):
             pass
-        assert refusal.value.code is ErrorCode.OVERLOADED
-        with admission.request():
-            pass
+
+
+def test_one_key_does_not_take_the_places_of_all() -> None:
+    admission = places(3, per_key=2)
+    with admission.request(ADA), admission.request(ADA):
+        assert "of this key" in overloaded(admission, ADA)
+        with admission.request(BOB):
+            assert "of this key" not in overloaded(admission, BOB)
+    with admission.request(ADA), admission.request(ADA):
+        pass
 
 
 def test_a_failed_request_gives_its_place_back() -> None:
-    admission = Admission(requests_max=1)
+    admission = places(1, per_key=1)
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), admission.request():
+        with pytest.raises(ZeroDivisionError), admission.request(ADA):
             raise ZeroDivisionError
         with pytest.raises(ZeroDivisionError), admission.images(ADA, 6):
             raise ZeroDivisionError
-    with admission.request(), admission.images(ADA, 6):
-        pass
+    with admission.request(ADA), admission.images(ADA, 6) as ahead:
+        assert ahead == 0
 
 
-def test_images_have_room_in_their_own_key_s_budget_only() -> None:
-    admission = Admission(requests_max=10)
-    with admission.images(ADA, 4):
-        with (
-            admission.images(ADA, 2),
-            admission.images(BOB, 6),
-            pytest.raises(Refusal) as refusal,
-            admission.images(ADA, 1),
-        ):
-            pass
-        assert refusal.value.code is ErrorCode.OVERLOADED
-        with admission.images(ADA, 2):
-            pass
-        with pytest.raises(Refusal) as refusal, admission.images(ADA, 7):
-            pass
-        assert refusal.value.code is ErrorCode.BUDGET_EXHAUSTED
-        assert refusal.value.members == {"granted": 10, "spent": 4, "asked": 7}
+def test_images_in_flight_are_counted_by_key() -> None:
+    admission = places()
+    with admission.images(ADA, 4) as first:
+        with admission.images(ADA, 2) as second, admission.images(BOB, 6) as other, admission.images(ADA, 1) as third:
+            assert (first, second, other, third) == (0, 4, 0, 6)
+        with admission.images(ADA, 2) as later:
+            assert later == 4
 
 
-def test_a_grant_makes_room_at_once() -> None:
-    admission = Admission(requests_max=10)
-    with admission.images(ADA, 6), admission.images(replace(ADA, granted=13), 3):
-        pass
-
-
-def test_many_threads_at_once_never_hold_more_than_there_is() -> None:
-    admission, lock = Admission(requests_max=3), threading.Lock()
+def test_of_many_threads_at_once_each_knows_who_was_before_it() -> None:
+    admission, lock = places(3), threading.Lock()
     held = most = 0
+    ahead_of: list[int] = []
+    barrier = threading.Barrier(8)
 
-    def work(_: int) -> bool:
+    def work(number: int) -> bool:
         nonlocal held, most
         try:
-            with ExitStack() as stack:
-                stack.enter_context(admission.request())
-                stack.enter_context(admission.images(ADA, 2))
+            with admission.request(ADA if number % 2 else BOB):
                 with lock:
                     held += 1
                     most = max(most, held)
@@ -82,10 +86,17 @@ def test_many_threads_at_once_never_hold_more_than_there_is() -> None:
             return False
         return True
 
+    def stay(_: int) -> None:
+        with admission.images(ADA, 5) as ahead:
+            ahead_of.append(ahead)
+            barrier.wait(timeout=30)
+
     with ThreadPoolExecutor(8) as pool:
         assert any(pool.map(work, range(400)))
+        list(pool.map(stay, range(8)))
     assert most <= 3
+    assert sorted(ahead_of) == list(range(0, 40, 5))
     with ExitStack() as stack:
         for _ in range(3):
-            stack.enter_context(admission.request())
-            stack.enter_context(admission.images(ADA, 2))
+            stack.enter_context(admission.request(ADA))
+        assert stack.enter_context(admission.images(ADA, 1)) == 0

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from shared.wire.error_codes import ErrorCode
 from teacher_server.cli import app
 from teacher_server.errors import OperatorError, Refusal
+from teacher_server.ledger.authentication import authenticate
 from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import authenticate, list_keys
+from teacher_server.ledger.keys import list_keys
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.opening import open_database
 from teacher_server.ledger.server_lock import hold_for_server

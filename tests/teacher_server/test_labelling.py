@@ -43,7 +43,8 @@ def classifier() -> NumbersClassifier:
 def ask(database: Database, classifier: NumbersClassifier) -> Ask:
     teachers = Catalogue([numbers_teacher(classifier)])
     limits = DecodingLimits(images_max=100, file_pixels_max=10_000, request_pixels_max=100_000)
-    labelling = Labelling(teachers, Ledger(database), Admission(requests_max=8), limits)
+    admission = Admission(requests_max=8, requests_per_key_max=8)
+    labelling = Labelling(teachers, Ledger(database), admission, limits, classifying_threads=2)
 
     def answer(key: Key, numbers: list[int], idempotency_key: str, *, teacher: str = "numbers") -> Answered:
         body = NpyBody(encode_npy(numbered_images(numbers)))

@@ -82,7 +82,10 @@ def test_a_revoked_key_is_refused_and_says_so(database: Database) -> None:
     assert revoked.status == "revoked"
     assert "revoked" in refused(database, secret)
     assert revoke_key(database, name="ada") == revoked, "revoking twice changes nothing"
-    assert [event.kind for event in history(database, key)] == ["create", "revoke"]
+    assert "revoked" in refused(database, secret)
+    events = history(database, key)
+    assert [event.kind for event in events] == ["create", "revoke", "refuse"], "told once, however often it is tried"
+    assert (events[-1].detail, events[-1].images) == ("unauthenticated", 0)
     with pytest.raises(OperatorError, match="revoked"):
         grant_images(database, name="ada", images=1)
     with pytest.raises(OperatorError, match="never reused"):

@@ -53,7 +53,7 @@ def upgrade() -> None:
 def _add_to_keys() -> None:
     op.add_column("keys", sa.Column("images_per_day", sa.BigInteger))
     op.add_column("keys", sa.Column("images_per_second", sa.BigInteger))
-    op.add_column("keys", sa.Column("refusing", sa.String(32), nullable=False, server_default=""))
+    op.add_column("keys", sa.Column("refusing", sa.String(96), nullable=False, server_default=""))
     op.add_column("keys", sa.Column("expiry_noted", sa.Integer, nullable=False, server_default="0"))
     op.add_column("keys", sa.Column("alerted_percent", sa.Integer, nullable=False, server_default="0"))
 
