@@ -69,6 +69,7 @@ def test_a_replay_is_the_stored_answer_also_after_reopening(
     asked = question(key, "once")
     assert ledger.find_answer(asked) is None
     first = ledger.charge(asked, Computed("1", 2, disclosed, b"fingerprints"), request_id="the first")
+    assert isinstance(first, Answered)
     with closing(open_ledger(ledger_url)) as other:
         for replay in (
             ledger.find_answer(asked),

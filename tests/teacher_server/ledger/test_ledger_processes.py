@@ -8,12 +8,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from teacher_server.errors import Refusal
 from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import grant_images, list_keys
 from teacher_server.ledger.ledger import Ledger
