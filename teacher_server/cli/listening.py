@@ -90,30 +90,30 @@ def tls_context(settings: TeacherSettings) -> ssl.SSLContext | None:
 
 
 @contextmanager
-def orderly_end() -> Iterator[None]:
-    """On SIGTERM leave this block as on an exception, so that all is tidied up, and only then die of it.
+def ending_on_sigterm(server: "uvicorn.Server") -> Iterator[list[int]]:
+    """Let ``server`` finish what it is doing when SIGTERM comes; gives a list that is not empty once it came.
 
-    uvicorn finishes the requests under way on SIGTERM and then raises the signal again, which would end the process
-    on the spot.
+    uvicorn does so too while it runs, and then raises the signal again, which would end the process before it has
+    tidied up. No exception is raised here: at the wrong moment, as in an import, Python would swallow it.
     """
+    came: list[int] = []
 
-    def leave(*_: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Terminated
+    def end(number: int, _frame: object) -> None:
+        came.append(number)
+        server.should_exit = True
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
-    except _Terminated:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTERM)
-        raise SystemExit(128 + signal.SIGTERM) from None  # the first process of a container does not die of it
+        yield came
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Terminated(BaseException):
-    """SIGTERM came."""
+def die_of_sigterm() -> NoReturn:
+    """End as whoever sent the signal expects: killed by it."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
+    raise SystemExit(128 + signal.SIGTERM)  # the first process of a container does not die of it
 
 
 def _require_files(connections_max: int) -> int:

@@ -3,12 +3,20 @@
 import json
 import logging
 import signal
+import ssl
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from teacher_server.cli.listening import listen, listening_url, orderly_end, server_config, tls_context
+from teacher_server.cli.listening import (
+    die_of_sigterm,
+    ending_on_sigterm,
+    listen,
+    listening_url,
+    server_config,
+    tls_context,
+)
 from teacher_server.cli.options import (
     LEDGER_HELP,
     AsJson,
@@ -46,12 +54,6 @@ def serve(
 
     Prints the address once it accepts requests. SIGHUP, or `teacher reload`, reads the bundles again.
     """
-    import uvicorn
-
-    from teacher_server.app import create_app, require_versions_unchanged
-    from teacher_server.reloading import Reloader, describe, forget_earlier_server
-    from teacher_server.teachers.teacher import Teacher, load_teachers
-
     settings = TeacherSettings.load(
         bundles=tuple(bundle) if bundle else None,
         ledger=ledger,
@@ -62,39 +64,7 @@ def serve(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
     )
-    tls = tls_context(settings)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-
-    def load(served: list[Teacher]) -> list[Teacher]:
-        return load_teachers(
-            settings.bundles, device=settings.device, trusted_networks=settings.trusted_networks, served=served
-        )
-
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    with orderly_end(), hold_for_server(settings.ledger), listen(settings.host, settings.port) as listener:
-        forget_earlier_server(settings.ledger)
-        with operator_mistakes():
-            teachers = load([])
-        application = create_app(settings, teachers)
-        catalogue = application.state.server.catalogue
-
-        def reload_bundles(served: list[Teacher]) -> list[Teacher]:
-            found = load(served)
-            require_versions_unchanged(application.state.server.ledger, found)
-            return found
-
-        with Reloader(settings.ledger, catalogue, reload_bundles):
-            url = listening_url(settings, listener)
-            served = [(teacher.name, teacher.version) for teacher in catalogue.all()]
-            names = sorted({name for name, _ in served})
-            # The socket already listens: who connects from now on is answered as soon as the loop below runs.
-            typer.echo(
-                json.dumps({"url": url, "teachers": names, "versions": served})
-                if as_json
-                else f"serving {describe(served)} at {url}"
-            )
-            uvicorn.Server(server_config(application, settings, tls)).run(sockets=[listener])
+    _serve(settings, tls_context(settings), as_json=as_json)
 
 
 def reload(
@@ -115,3 +85,47 @@ def reload(
     print_report(report, f"reloaded: {describe(outcome.teachers)}", as_json=as_json)
     if not outcome.is_done:
         raise typer.Exit(2)
+
+
+def _serve(settings: TeacherSettings, tls: ssl.SSLContext | None, *, as_json: bool) -> None:
+    import uvicorn
+
+    from teacher_server.app import create_app, require_versions_unchanged
+    from teacher_server.reloading import Reloader, describe, forget_earlier_server
+    from teacher_server.teachers.teacher import Teacher, load_teachers
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+    def load(served: list[Teacher]) -> list[Teacher]:
+        return load_teachers(
+            settings.bundles, device=settings.device, trusted_networks=settings.trusted_networks, served=served
+        )
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    with hold_for_server(settings.ledger), listen(settings.host, settings.port) as listener:
+        forget_earlier_server(settings.ledger)
+        with operator_mistakes():
+            teachers = load([])
+        application = create_app(settings, teachers)
+        catalogue = application.state.server.catalogue
+
+        def reload_bundles(served: list[Teacher]) -> list[Teacher]:
+            found = load(served)
+            require_versions_unchanged(application.state.server.ledger, found)
+            return found
+
+        server = uvicorn.Server(server_config(application, settings, tls))
+        with ending_on_sigterm(server) as sigterm, Reloader(settings.ledger, catalogue, reload_bundles):
+            url = listening_url(settings, listener)
+            served = [(teacher.name, teacher.version) for teacher in catalogue.all()]
+            names = sorted({name for name, _ in served})
+            # The socket already listens: who connects from now on is answered as soon as the loop below runs.
+            typer.echo(
+                json.dumps({"url": url, "teachers": names, "versions": served})
+                if as_json
+                else f"serving {describe(served)} at {url}"
+            )
+            server.run(sockets=[listener])
+    if sigterm:
+        die_of_sigterm()
