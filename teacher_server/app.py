@@ -16,6 +16,7 @@ from teacher_server.api.context import Server
 from teacher_server.decoding import DecodingLimits
 from teacher_server.errors import OperatorError
 from teacher_server.labelling import Labelling
+from teacher_server.ledger.consistency import Consistency
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.opening import open_database
 from teacher_server.middleware import RequestIdMiddleware
@@ -23,6 +24,7 @@ from teacher_server.problems import add_problem_handlers
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher
+from teacher_server.upkeep import Upkeep
 
 _DESCRIPTION = """
 A private image classifier that can only be queried: every image is charged to the key's budget, and every charge is
@@ -56,6 +58,7 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         requests_max=settings.requests_in_flight_max, requests_per_key_max=settings.requests_in_flight_per_key_max
     )
     limits = DecodingLimits(settings.images_per_request_max, settings.file_pixels_max, settings.request_pixels_max)
+    consistency = Consistency(database)
     server = Server(
         settings=settings,
         catalogue=catalogue,
@@ -63,11 +66,13 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         admission=admission,
         labelling=Labelling(catalogue, ledger, admission, limits, classifying_threads=settings.classifying_threads),
         answering_threads=anyio.CapacityLimiter(settings.answering_threads),
+        consistency=consistency,
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        with Upkeep(database, consistency, settings):
+            yield
         ledger.close()
 
     app = FastAPIOffline(

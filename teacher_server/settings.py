@@ -60,6 +60,9 @@ class TeacherSettings(BaseSettings):
     signing_key: Path | None = Field(
         None, description="file of the private key that receipts are signed with; beside a SQLite ledger by default"
     )
+    verify_interval_s: float = Field(
+        60.0, gt=0, description="seconds between two looks at whether the ledger adds up and what has expired"
+    )
     answer_kept_s: float = Field(
         86_400.0, gt=0, description="seconds for which an answer's values are stored; then they are computed again"
     )

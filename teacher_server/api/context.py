@@ -12,6 +12,7 @@ from shared.wire.error_codes import ErrorCode
 from teacher_server.admission import Admission
 from teacher_server.errors import Refusal
 from teacher_server.labelling import Labelling
+from teacher_server.ledger.consistency import Consistency
 from teacher_server.ledger.keys import Key
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.settings import TeacherSettings
@@ -28,6 +29,7 @@ class Server:
     admission: Admission
     labelling: Labelling
     answering_threads: anyio.CapacityLimiter
+    consistency: Consistency
 
 
 def get_server(request: Request) -> Server:

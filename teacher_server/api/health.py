@@ -1,4 +1,4 @@
-"""GET /healthz (the process answers) and /readyz (teachers are warm and the ledger can be written)."""
+"""GET /healthz (the process answers) and /readyz (teachers are warm, the ledger can be written and adds up)."""
 
 import anyio.to_thread
 from fastapi import APIRouter
@@ -17,6 +17,10 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Can a label request be answered now?")
 async def readyz(server: CurrentServer) -> Health:
-    """503 with `ledger_unavailable` when the ledger cannot be written. Teachers are warm before the port opens."""
+    """503 with `ledger_unavailable` when the ledger cannot be written; teachers are warm before the port opens.
+
+    503 with `ledger_inconsistent` when it does not add up: the key concerned is sold nothing, the others are.
+    """
     await anyio.to_thread.run_sync(server.ledger.check_writable)
+    server.consistency.require_all_consistent()
     return Health(status="ok")

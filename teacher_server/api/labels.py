@@ -107,6 +107,7 @@ async def buy_labels_of_version(
 
 async def _buy(request: Request, server: Server, key: Key, asked: tuple[str, str | None], form: _Form) -> Response:
     name, version = asked
+    server.consistency.require_consistent(key.id)
     if server.catalogue.find(name, version) is None:
         # Refused before the body is read, unless an earlier answer may be asked for again.
         await anyio.to_thread.run_sync(server.labelling.require_answerable, key, name, version, form.idempotency_key)

@@ -2,7 +2,7 @@
 
 import typer
 
-from teacher_server.cli import bundles, keys, ledger, serving, training
+from teacher_server.cli import audit, bundles, keys, ledger, serving, training
 from teacher_server.errors import OperatorError, Refusal
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app.command()(training.predict)
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:

@@ -1,10 +1,14 @@
 """`teacher ledger`: make a ledger and look after it."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from teacher_server.cli.options import AsJson, Ledger, SigningKeyFile
 from teacher_server.cli.reporting import print_report
 from teacher_server.ledger.address import parse_ledger_url
+from teacher_server.ledger.backup import back_up
 from teacher_server.ledger.opening import migrate, open_database
 from teacher_server.ledger.rotation import rotate_signing_key
 from teacher_server.ledger.signing import current_fingerprint
@@ -34,6 +38,32 @@ def migrate_ledger(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: 
     revision = migrate(ledger, signing_key=signing_key)
     shown = parse_ledger_url(ledger).shown
     print_report({"ledger": shown, "schema": revision}, f"{shown}: schema {revision}", as_json=as_json)
+
+
+@app.command("backup")
+def backup(
+    ledger: Ledger,
+    file: Annotated[Path, typer.Argument(help="the file to write; it must not be there")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a SQLite ledger while it is in use: as it was at one moment, verified, whole or not at all.
+
+    The signing key is not in the copy; keep one of it elsewhere. Who puts the copy to use leaves a restore event in
+    every key's chain. PostgreSQL ledgers are copied by pg_dump.
+    """
+    database = open_database(ledger, create=False)
+    written = back_up(database, file)
+    events = sum(walk.events for walk in written.report.walks)
+    report = {
+        "file": str(written.file),
+        "at": written.at,
+        "keys": len(written.report.walks),
+        "events": events,
+        "signing_key_file": str(database.signer.file),
+    }
+    held = f"{len(written.report.walks)} keys, {events} events"
+    text = f"{file}: {held}, as of {written.at}; sound. Not in it: the signing key, {database.signer.file}"
+    print_report(report, text, as_json=as_json)
 
 
 @app.command("rotate-signing-key")

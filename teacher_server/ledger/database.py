@@ -13,6 +13,7 @@ from teacher_server.errors import Refusal
 from teacher_server.ledger.address import LedgerAddress
 from teacher_server.ledger.backend import Backend
 from teacher_server.ledger.group_commit import GroupCommit
+from teacher_server.ledger.restoring import is_backup, note_restore
 from teacher_server.ledger.signing import Signer
 
 _UNAVAILABLE = "the ledger cannot be used now; ask again with the same Idempotency-Key: it is charged at most once"
@@ -48,11 +49,21 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """A durable write transaction: committed and fsynced on leaving, rolled back on any exception.
 
+        Where the ledger is a backup, the first of them says so in every chain before anything else.
+
         On SQLite it holds the writer's lock from its first statement, so what it reads cannot change before it
         commits, whoever else (the command line, another process) writes; on PostgreSQL lock the key's row first.
         Raises Refusal(ledger_unavailable) when the ledger cannot be written; its member ``charged`` is "unknown" when
         the commit itself failed, which may have reached the disk.
         """
+        with self._transaction() as connection:
+            # Asked each time: a backup may be restored into a file that is in use. Only SQLite's are marked.
+            if self.address.file is not None and is_backup(connection):
+                note_restore(connection, self.signer)
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
         try:
             self._backend.require_there()
             with self._backend.writing.connect() as connection:
@@ -116,10 +127,20 @@ class Database:
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """A write transaction that keeps every other migration out. Raises Refusal as ``writing``."""
-        with self.writing() as connection:
+        with self._transaction() as connection:
             if self._backend.lock_for_migration is not None:
                 self._backend.lock_for_migration(connection)
             yield connection
+
+    def note_restore(self) -> None:
+        """Put a backup to use (see ``restoring``); nothing for any other ledger. Raises Refusal as ``writing``."""
+        if self.address.file is None:
+            return
+        with self.reading() as connection:
+            wanted = is_backup(connection)
+        if wanted:
+            with self.writing():
+                pass  # its first act
 
     def close(self) -> None:
         """Finish what waits and close every connection."""

@@ -5,7 +5,9 @@ leaves both, and whoever needs the current key finds it by its fingerprint.
 """
 
 import os
+import secrets
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, text, update
 
 from shared.wire.contracts import Event, SigningKey
 from shared.wire.signatures import endorse, fingerprint, sign_event
 from teacher_server.ledger.clock import now
-from teacher_server.ledger.tables import ledger, signing_keys
+from teacher_server.ledger.tables import events, ledger, signing_keys
 
 
 class SigningKeyUnusable(OSError):
@@ -61,12 +63,13 @@ class Signer:
 
     def _find(self, current: str) -> Ed25519PrivateKey:
         waiting = next_key_file(self.file)
-        for file in (self.file, waiting):
+        for file in (self.file, waiting, self.file):  # again, as somebody may move it into place at this moment
             if file.exists():
                 key = read_private_key(file)
                 if fingerprint(key.public_key()) == current:
-                    if file == waiting:  # the rotation that wrote it was interrupted after its commit
-                        os.replace(waiting, self.file)
+                    if file == waiting:  # the rotation that wrote it has not moved it yet, or was killed before
+                        with suppress(FileNotFoundError):
+                            os.replace(waiting, self.file)
                     return key
         raise SigningKeyUnusable(
             f"signing key {self.file} is {'another one' if self.file.exists() else 'not there'}; the ledger signs "
@@ -86,7 +89,7 @@ def create_private_key(file: Path) -> Ed25519PrivateKey:
     """
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    draft = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -140,7 +143,8 @@ def ensure_signing_key(connection: Connection, signer: Signer) -> str:
     except OSError as error:
         raise SigningKeyUnusable(f"signing key {file} cannot be written: {error.strerror}") from error
     found = fingerprint(key.public_key())
-    connection.execute(insert(signing_keys).values(_row(key) | {"endorsed_by": "", "endorsement": ""}))
+    row = _row(key, since=_after_all_events(connection)) | {"endorsed_by": "", "endorsement": ""}
+    connection.execute(insert(signing_keys).values(row))
     return found
 
 
@@ -153,8 +157,12 @@ def replace_signing_key(connection: Connection, signer: Signer) -> SigningKey:
     if current is None:
         raise SigningKeyUnusable("the ledger has no signing key yet; run `teacher ledger init`")
     old, new = signer.private_key(current), read_private_key(next_key_file(signer.file))
-    connection.execute(update(signing_keys).where(signing_keys.c.fingerprint == current).values(retired_at=now()))
-    row = _row(new) | {"endorsed_by": current, "endorsement": endorse(old, new.public_key())}
+    if connection.dialect.name == "postgresql":
+        # Waits for charges under way and keeps new ones waiting: none is signed by a key that is retired by then.
+        connection.execute(text("LOCK TABLE keys IN EXCLUSIVE MODE"))
+    moment = _after_all_events(connection)
+    connection.execute(update(signing_keys).where(signing_keys.c.fingerprint == current).values(retired_at=moment))
+    row = _row(new, since=moment) | {"endorsed_by": current, "endorsement": endorse(old, new.public_key())}
     connection.execute(insert(signing_keys).values(row))
     return SigningKey.model_validate(row)
 
@@ -170,11 +178,16 @@ def list_signing_keys(connection: Connection) -> list[SigningKey]:
     return [SigningKey.model_validate(dict(row)) for row in rows]
 
 
-def _row(key: Ed25519PrivateKey) -> dict[str, str | None]:
+def _after_all_events(connection: Connection) -> str:
+    """Now; or the last event's time where the clock was set back: no event is later than its key's retirement."""
+    return max(now(), connection.execute(select(func.max(events.c.at))).scalar() or "")
+
+
+def _row(key: Ed25519PrivateKey, *, since: str) -> dict[str, str | None]:
     public = key.public_key()
     return {
         "fingerprint": fingerprint(public),
         "public_key": public.public_bytes_raw().hex(),
-        "created_at": now(),
+        "created_at": since,
         "retired_at": None,
     }
