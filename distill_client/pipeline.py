@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from distill_client.audit import audit_folder, require_same_key
+from distill_client.audit import audit_folder, require_same_key, trusting
 from distill_client.contenders import (
     prepare_lessons,
     restore_network,
@@ -57,10 +57,12 @@ def run(
 ) -> dict[str, Any]:
     """Bring a run to its end, from wherever it stands, and return its summary.
 
-    Raises DistillError; what was paid for is on the disk then, and running again goes on from there.
+    Raises DistillError; what was paid for is on the disk then, with its receipts, and running again goes on from
+    there.
     """
     pool, plan = material.pool, material.plan
     check_teacher(folder, teacher, material)
+    teacher = trusting(folder, teacher)
 
     def buy(stage: str, render: Callable[[], Iterable[Images]]) -> None:
         _buy(folder, teacher, reporter, material.forbidden, stage, render)
@@ -119,7 +121,7 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
     if missing > card.budget.remaining:
         # A batch that was charged just before a kill is asked for again at no charge.
         answered = {purchase.idempotency_key for purchase in folder.labels.purchases()}
-        unanswered = folder.labels.recorded_keys() - answered
+        unanswered = (folder.labels.recorded_keys() | folder.notes.all_keys()) - answered
         missing -= sum(event.images for event in teacher.events() if event.idempotency_key in unanswered)
     if missing > card.budget.remaining:
         raise BudgetExhausted(
@@ -154,7 +156,13 @@ def _buy(
     config, labels = folder.config.teacher, folder.labels
     if not labels.has_stage(stage):
         size = images_per_request(config.images_per_request, folder.record.teacher)
-        labels.record_stage(stage, refuse_test_images(render(), forbidden, stage), images_per_request=size)
+        labels.record_stage(
+            stage,
+            refuse_test_images(render(), forbidden, stage),
+            images_per_request=size,
+            expected_keys=folder.notes.keys(stage),  # where the store was lost, and only what was paid for is sent
+        )
+    folder.notes.note(stage, labels.stage_keys(stage))
     with folder.timed(f"buy_{stage}"):
         images, bought = labels.stage_images(stage)
         heard = reporter.buying(stage, images, bought)

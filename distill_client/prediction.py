@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from distill_client.contenders import STUDENT
-from distill_client.results import load_contender, student_input
+from distill_client.results import load_contender
 from distill_client.run_folder import RunFolder
 from distill_client.student.evaluation import predict_probabilities
+from distill_client.summary import student_input
 from shared.datasets import Skipped
 from shared.datasets.pictures import PICTURE_PIXELS_MAX, read_picture_file
 from shared.wire.contracts import InputSpec

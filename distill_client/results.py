@@ -1,6 +1,5 @@
 """What came out of a run: accuracies, agreement, counts; the summary, the student to hand on, the picture's data."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,14 @@ from distill_client.contenders import (
 )
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.plan import draw_held_out
-from distill_client.pool import pool_input
-from distill_client.run_folder import RunFolder, write_text
+from distill_client.run_folder import RunFolder
+from distill_client.student.card import write_card
 from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
 from distill_client.student.targets import top_classes
+from distill_client.summary import audit_summary, card_content
 from distill_client.teachers.store import LabelledImages
 from shared.datasets import Dataset
-from shared.wire.contracts import InputSpec
 from shared.wire.images import batch_digest, image_digests
-from shared.wire.resizing import describe_preprocessing
 from shared.wire.teacher_answers import read_teacher_answers
 
 OWNER_FILE = "the owner's answers on the test set"
@@ -48,12 +46,6 @@ def load_contender(folder: RunFolder, contender: str, device: torch.device) -> n
     if not path.exists():
         raise RunStoreError(f"{folder.path}: {contender} is not trained yet: `{resume_command(folder.path)}`")
     return restore_network(network, path).to(device)
-
-
-def student_input(folder: RunFolder) -> InputSpec:
-    """What the student takes, and the rule that its pool's pictures were brought to it by."""
-    card = folder.record.teacher
-    return pool_input(folder.config.pool, card) or card.input
 
 
 def measure_accuracies(folder: RunFolder, test: Dataset | None, device: torch.device) -> dict[str, float]:
@@ -174,33 +166,17 @@ def summarise(
             "in_audit_log": audit.in_audit_log,
             "by_phase": planned,
         },
-        "audit": {"equal": audit.is_equal, "faults": list(audit.faults)},
+        **audit_summary(audit),
         "seconds": folder.read_seconds(),
         "versions": record.versions,
     }
 
 
 def export_student(folder: RunFolder, summary: dict[str, Any], device: torch.device) -> None:
-    """Write ``student/``: the weights and a card that says how to use them and where they come from."""
+    """Write ``student/``: the weights, and a card that says how to use them and where they come from."""
     folder.student_path.mkdir(exist_ok=True)
     save_network(load_contender(folder, STUDENT, device), folder.student_path / "student.safetensors")
-    card, spec = folder.record.teacher, student_input(folder)
-    content = {
-        "network": folder.config.student.network,
-        "weights": "student.safetensors",
-        "input": {**spec.model_dump(), "scaled": "uint8 / 255"},
-        "preprocessing": describe_preprocessing(spec.resize),
-        "classes": card.classes,
-        "outputs": "logits; softmax gives probabilities",
-        "distilled_from": summary["teacher"],
-        "answers_bought": summary["images"]["bought"],
-        "test_dataset": summary["test_dataset"],
-        "test_accuracy": summary["student_accuracy"],
-        "agreement_with_teacher": summary["agreement"],
-        "run_id": summary["run_id"],
-        "config_digest": summary["config_digest"],
-    }
-    write_text(folder.student_path / "card.json", json.dumps(content, indent=2) + "\n")
+    write_card(folder.student_path, card_content(folder, summary))
 
 
 def sample_images(folder: RunFolder, *, per_stage: int = 8) -> dict[str, tuple[NDArray[np.uint8], list[str]]]:

@@ -3,13 +3,16 @@
 config.toml          the experiment, as resolved
 run.json             run id, digest of the configuration, seed, versions, the teacher's card and address
 pool.npy, pool.json  the real images the run works with, their files' names, and what was skipped and why
-answers.sqlite       recorded batches and paid answers
+signing_keys.json    the public keys that the teacher's receipts were last verified with
+answers.sqlite       recorded batches, paid answers and their receipts
+batches.json         the batches' idempotency keys, for when answers.sqlite is lost
+evidence/            what is held against the teacher, if anything
 cvae.safetensors     the trained CVAE
 checkpoints/         trainings that are under way
 contenders/          a trained network each: student, standard_kd, student_alone
 metrics.jsonl        one row per training report
 seconds.json         time spent in each phase, over all resumptions
-student/             the student to hand on: weights and card
+student/             the student to hand on: weights, card.json and README.md
 summary.json         what came out
 report.png           the same to look at
 """
@@ -35,14 +38,17 @@ from distill_client.commands import resume_command
 from distill_client.config import RunConfig
 from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
+from distill_client.teachers.batch_notes import BatchNotes
+from distill_client.teachers.receipts import Pin
+from distill_client.teachers.schema import damage
 from distill_client.teachers.store import PaidLabels
-from shared.wire.contracts import TeacherCard
+from shared.wire.contracts import SigningKeys, TeacherCard
 
 LABELS_FILE = "answers.sqlite"
 
 
 class RunRecord(BaseModel):
-    """What run.json holds: written once, when the run begins."""
+    """What run.json holds: written when the run begins, and when a server begins to sign whose run it is."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,15 +61,23 @@ class RunRecord(BaseModel):
     key_identity: str
     teacher: TeacherCard
     versions: dict[str, str]
+    pin: Pin | None = None
 
 
 class RunFolder:
-    """One run on the disk; use as a context manager, which keeps a second process out."""
+    """One run on the disk; use as a context manager, which keeps a second process out.
 
-    def __init__(self, path: Path, config: RunConfig, record: RunRecord) -> None:
+    With ``mends`` a lost or damaged answers.sqlite is set aside and begun anew: every answer in it can be had again
+    at no charge, by the keys in batches.json. ``set_aside`` says then what was done.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, record: RunRecord, *, mends: bool = False) -> None:
         self.path = path
         self.config = config
         self.record = record
+        self.notes = BatchNotes(path / "batches.json")
+        self.set_aside = ""
+        self._mends = mends
         self._lock = FileLock(path / ".lock", timeout=0)
 
     def __enter__(self) -> "RunFolder":
@@ -74,8 +88,7 @@ class RunFolder:
                 f"{self.path}: another process is working on this run; wait for it or stop it"
             ) from error
         try:
-            if not (self.path / LABELS_FILE).is_file() or not (self.path / LABELS_FILE).stat().st_size:
-                raise RunStoreError(f"{self.path}: {LABELS_FILE}, which holds the paid answers, is missing or empty")
+            self._require_store()
             self.labels = PaidLabels(self.path / LABELS_FILE, run_id=self.record.run_id)
         except BaseException:
             self._lock.release()
@@ -85,6 +98,45 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.labels.close()
         self._lock.release()
+
+    def _require_store(self) -> None:
+        path = self.path / LABELS_FILE
+        is_there = path.is_file() and path.stat().st_size > 0
+        if is_there and not self._mends:
+            return  # what is damaged inside is found when it is read
+        if not (what := damage(path)):
+            return
+        message = f"{self.path}: {LABELS_FILE}, which holds the paid answers, is {what}"
+        if not self.notes.exist:
+            raise RunStoreError(message)
+        if not self._mends:
+            raise RunStoreError(f"{message}; `{resume_command(self.path)}` fetches them again, at no charge")
+        self.set_aside = message
+        number = 1 + len(list(self.path.glob(f"{LABELS_FILE}.damaged-*[0-9]")))
+        for suffix in ("", "-wal", "-shm"):
+            if (found := self.path / f"{LABELS_FILE}{suffix}").exists():
+                found.rename(self.path / f"{LABELS_FILE}.damaged-{number}{suffix}")
+                self.set_aside += f"; {found.name} is kept as {LABELS_FILE}.damaged-{number}{suffix}"
+
+    def keep_pin(self, pin: Pin) -> None:
+        """Pin whom the run believes from now on."""
+        self.record = self.record.model_copy(update={"pin": pin})
+        write_text(self.path / "run.json", self.record.model_dump_json(indent=2) + "\n")
+
+    def write_signing_keys(self, keys: SigningKeys) -> None:
+        """Keep the public keys that receipts were verified with, so that they still can be without the server."""
+        write_text(self.path / "signing_keys.json", keys.model_dump_json(indent=2) + "\n")
+
+    def read_signing_keys(self) -> SigningKeys | None:
+        """What was kept; None where nothing was, or it is damaged: who trusts it begins with the pinned key."""
+        with suppress(OSError, ValidationError):
+            return SigningKeys.model_validate_json((self.path / "signing_keys.json").read_bytes())
+        return None
+
+    @property
+    def evidence_path(self) -> Path:
+        """The folder of what is held against the teacher."""
+        return self.path / "evidence"
 
     @property
     def cvae_path(self) -> Path:
@@ -163,16 +215,17 @@ def require_free(path: Path) -> None:
         )
 
 
-def create_run(
+def create_run(  # noqa: PLR0913 - what a run is bound to, each by its name
     path: Path,
     config: RunConfig,
     teacher: TeacherCard,
     *,
     teacher_url: str,
     key_identity: str,
+    pin: Pin | None = None,
     keep: Callable[[Path], None] | None = None,
 ) -> RunFolder:
-    """Make a new run folder, all or nothing; the run is bound to the key whose identity is given.
+    """Make a new run folder, all or nothing; the run is bound to the key whose identity is given, and to ``pin``.
 
     ``keep`` writes into the folder, before anybody sees it, what the run starts from.
     Raises RunStoreError when there is something at ``path`` already.
@@ -189,6 +242,7 @@ def create_run(
         key_identity=key_identity,
         teacher=teacher,
         versions=_versions(),
+        pin=pin,
     )
     unfinished = path.with_name(f"{path.name}.{record.run_id[:8]}.tmp")
     try:
@@ -209,7 +263,7 @@ def create_run(
     return RunFolder(path, config, record)
 
 
-def open_run(path: Path) -> RunFolder:
+def open_run(path: Path, *, mends: bool = False) -> RunFolder:
     """Open a run folder. Raises RunStoreError when it is none, or its configuration was changed."""
     try:
         record = RunRecord.model_validate_json((path / "run.json").read_text(encoding="utf-8"))
@@ -220,7 +274,7 @@ def open_run(path: Path) -> RunFolder:
         raise RunStoreError(
             f"{path}: config.toml was changed since the run began; a changed experiment needs a new --out"
         )
-    return RunFolder(path, config, record)
+    return RunFolder(path, config, record, mends=mends)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,28 +1,49 @@
-"""`distill audit`: the run's own rows against the teacher's log."""
+"""`distill audit`: the run's own rows and receipts against the teacher's log."""
 
 import json
-from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distill_client.cli.connecting import connected
-from distill_client.cli.options import AsJson, RunDir, TeacherUrl, out
-from distill_client.errors import AuditMismatch
-from distill_client.run_folder import open_run
+from distill_client.cli.options import AsJson, RunDir, TeacherUrl, out, say
+from distill_client.errors import AuditMismatch, ConfigError
+from distill_client.run_folder import RunFolder, open_run, write_text
+
+if TYPE_CHECKING:
+    from distill_client.audit import Audit
 
 
-def audit(directory: RunDir, teacher: TeacherUrl = None, as_json: AsJson = False) -> None:
-    """Compare the run's own rows with the teacher's log for this key; exit code 7 when they differ.
+def audit(
+    directory: RunDir,
+    teacher: TeacherUrl = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="compare with this file, which the owner wrote with `teacher audit export`; asks nobody"),
+    ] = None,
+    receipts: Annotated[
+        Path | None,
+        typer.Option(help="write all receipts to this file first, as JSON lines that others can verify"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the run's paid answers and receipts with the teacher's log, row by row; exit code 7 when they differ.
 
-    The key is read from DISTILL_API_KEY. A batch that was in flight when a run was stopped counts as a difference
-    until `distill resume` has fetched its answer.
+    At the teacher's server, with the key from DISTILL_API_KEY, or in a file (--log), without network and key. Every
+    difference is explained; receipts that the log contradicts are written to the run's folder evidence/. The result
+    goes into summary.json and the student's card. A batch that was in flight when a run was stopped counts as a
+    difference until `distill resume` has fetched its answer, at no charge.
     """
-    from distill_client.audit import audit_folder
-
-    with open_run(directory) as folder, connected(teacher or folder.record.teacher_url, folder.config) as server:
-        report = audit_folder(folder, server)
+    if log is not None and teacher is not None:
+        raise ConfigError(f"--log is {log} and --teacher is {teacher}; give one of them")
+    with open_run(directory) as folder:
+        if receipts is not None:
+            _write_receipts(folder, receipts)
+        report = _compare(folder, teacher, log)
+        _keep(folder, report)
     if as_json:
-        typer.echo(json.dumps({**asdict(report), "equal": report.is_equal}))
+        typer.echo(json.dumps(report.as_json()))
     else:
         out.print(
             f"counted by the client {report.bought:,}\ncharged by the server {report.charged_by_server:,}\n"
@@ -30,5 +51,30 @@ def audit(directory: RunDir, teacher: TeacherUrl = None, as_json: AsJson = False
             f"(other runs with this key: {report.spent_by_other_runs:,})",
             highlight=False,
         )
+        typer.echo(report.sentence)
     if not report.is_equal:
         raise AuditMismatch(report.describe())
+
+
+def _compare(folder: RunFolder, teacher: str | None, log: Path | None) -> "Audit":
+    from distill_client.audit import audit_folder, audit_offline, read_export
+
+    if log is not None:
+        return audit_offline(folder, read_export(log))
+    with connected(teacher or folder.record.teacher_url, folder.config) as server:
+        return audit_folder(folder, server)
+
+
+def _keep(folder: RunFolder, report: "Audit") -> None:
+    from distill_client.summary import keep_audit
+
+    keep_audit(folder, report)
+
+
+def _write_receipts(folder: RunFolder, path: Path) -> None:
+    from distill_client.audit import receipt_lines
+
+    purchases = folder.labels.purchases()
+    found = [purchase.receipt_json for purchase in purchases if purchase.receipt_json is not None]
+    write_text(path, receipt_lines(found))
+    say(f"{len(found)} receipts of {len(purchases)} answers written to {path}")

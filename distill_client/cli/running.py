@@ -1,6 +1,7 @@
 """`distill run` and `distill resume`: buy, train, audit; and the same again after a kill."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,12 +9,13 @@ import typer
 
 from distill_client.cli.connecting import connected
 from distill_client.cli.measuring import draw, print_summary
-from distill_client.cli.options import AsJson, ConfigFile, Device, RunDir, TeacherUrl, err, require_device
+from distill_client.cli.options import AsJson, ConfigFile, Device, RunDir, TeacherUrl, err, require_device, say
 from distill_client.cli.planning import read_material
 from distill_client.commands import resume_command
 from distill_client.config import load_config
-from distill_client.errors import AuditMismatch, DistillError
+from distill_client.errors import AuditMismatch, ConfigError, DistillError
 from distill_client.run_folder import RunFolder, create_run, open_run, require_free
+from distill_client.teachers.receipts import UNSIGNED, Pin
 
 if TYPE_CHECKING:
     from distill_client.material import Material
@@ -25,8 +27,18 @@ def run(
     out: Annotated[Path, typer.Option(help="the run folder to make; must be empty or not exist")],
     device: Device = "cpu",
     as_json: AsJson = False,
+    signing_key: Annotated[
+        str | None,
+        typer.Option(
+            help="fingerprint (64 hex digits) that the teacher's receipts must be signed by, as its owner told you; "
+            "without it the key found now is believed from now on"
+        ),
+    ] = None,
 ) -> None:
     """Buy the answers, train the student and its baselines, and audit the bill.
+
+    Every answer comes with a receipt, verified before it is kept, by the signing key that was found, or demanded, at
+    the run's beginning.
 
     The key is read from DISTILL_API_KEY. A run that stops for any reason goes on with `distill resume OUT`, and
     nothing is paid for twice.
@@ -35,6 +47,7 @@ def run(
     from distill_client.teachers.protocol import key_identity
 
     experiment = load_config(config)
+    _require_fingerprint(signing_key)
     require_device(device)
     require_free(out)
     with connected(teacher, experiment) as server:
@@ -43,7 +56,13 @@ def run(
         check_card(experiment, card, material.pool)
         check_budget(material.cost, card)
         folder = create_run(
-            out, experiment, card, teacher_url=teacher, key_identity=key_identity(server), keep=material.keep
+            out,
+            experiment,
+            card,
+            teacher_url=teacher,
+            key_identity=key_identity(server),
+            pin=Pin.at_first_use(server, signing_key),
+            keep=material.keep,
         )
     _finish(folder, material, teacher, device, as_json=as_json)
 
@@ -51,13 +70,22 @@ def run(
 def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu", as_json: AsJson = False) -> None:
     """Go on with a run that was stopped, from what is on the disk; a finished run is only measured again.
 
+    Where answers.sqlite is lost or damaged, the answers are fetched again, at no charge.
+
     The key is read from DISTILL_API_KEY and must be the one that the run began with.
     """
     from distill_client.material import Material
 
     require_device(device)
-    folder = open_run(directory)
+    folder = open_run(directory, mends=True)
     _finish(folder, Material.of_run(folder), teacher or folder.record.teacher_url, device, as_json=as_json)
+
+
+def _require_fingerprint(text: str | None) -> None:
+    if text is not None and not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ConfigError(
+            f"--signing-key is {text[:80]!r}; allowed is a fingerprint of 64 hexadecimal digits (0-9a-f)"
+        )
 
 
 def _finish(folder: RunFolder, material: "Material", teacher_url: str, device: str, *, as_json: bool) -> None:
@@ -67,6 +95,10 @@ def _finish(folder: RunFolder, material: "Material", teacher_url: str, device: s
     torch_device = require_device(device)
     try:
         with folder, connected(teacher_url, folder.config, folder.record.teacher.version) as server:
+            if folder.set_aside:
+                say(f"{folder.set_aside}. The answers are fetched again, at no charge")
+            if folder.record.pin is None and server.signing_keys() is None:
+                say(UNSIGNED)
             with RunProgress(err) as progress:
                 summary = pipeline.run(folder, material, server, progress, torch_device)
             draw(folder, summary)

@@ -1,8 +1,6 @@
 """Our own server's protocol over HTTP; the client's only import of an HTTP library."""
 
-import email.utils
 import re
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,34 +13,23 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from distill_client.errors import (
-    BudgetExhausted,
-    ConfigError,
-    TeacherChanged,
-    TeacherProtocolError,
-    TeacherRefused,
-    TeacherUnavailable,
-)
-from distill_client.teachers.protocol import Answer, Values
+from distill_client.errors import ConfigError, TeacherChanged, TeacherProtocolError, TeacherRefused
+from distill_client.teachers.answers import read_answer
+from distill_client.teachers.protocol import Answer, SignedEvent
+from distill_client.teachers.refusals import Patience, Retryable, failure_of
 from distill_client.teachers.trust import trusted_authorities
 from shared.wire import contracts
-from shared.wire.contracts import Disclosure, Event, EventsPage, Problem, TeacherCard, Usage
+from shared.wire.contracts import Event, EventSignature, EventsPage, SigningKeys, TeacherCard, Usage
 from shared.wire.error_codes import ErrorCode
-from shared.wire.images import NPY_MEDIA_TYPE, InvalidImages, decode_npy, encode_npy
+from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 
 _TIMEOUT_S, _CONNECT_TIMEOUT_S = 60.0, 5.0
 # What may pass: the server is down, restarting or slow. Not a malformed request of ours, which never will.
 _TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
+# Of these, what comes before a byte of the request has left.
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _SECRET_PATTERN = re.compile(r"[\x21-\x7e]+")
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _Retryable(Exception):
-    """An answer that says: ask again; ``after_s`` is how long the teacher wants to be left alone."""
-
-    def __init__(self, message: str, after_s: float | None) -> None:
-        super().__init__(message)
-        self.after_s = after_s
 
 
 def connect(url: str, secret: str, name: str, *, deadline_s: float, version: str | None = None) -> "NativeTeacher":
@@ -74,8 +61,7 @@ def announce_retries(say: Callable[[str], None]) -> None:
     """Have ``say`` told, in a sentence, whenever a request is about to be repeated."""
 
     def tell(details: RetryDetails) -> None:
-        reason = f"{type(details.caused_by).__name__.lstrip('_')}: {details.caused_by}"
-        say(f"the teacher does not answer ({reason}); asking again in {details.wait_for:.1f} s")
+        say(f"the teacher does not answer ({details.caused_by}); asking again in {details.wait_for:.1f} s")
 
     set_on_retry_hooks([tell])
 
@@ -114,13 +100,31 @@ class NativeTeacher:
 
     def events(self) -> Iterator[Event]:
         """See Teacher.events."""
+        return (signed.event for signed in self.signed_events())
+
+    def signed_events(self) -> Iterator[SignedEvent]:
+        """See Teacher.signed_events."""
         after: int | None = 0
         while after is not None:
             page = self._get(f"/v1/events?after={after}&limit={self._events_per_page}", EventsPage)
-            yield from page.events
+            signatures = page.signatures or [EventSignature()] * len(page.events)
+            if len(signatures) != len(page.events):
+                raise TeacherProtocolError(
+                    f"GET /v1/events: {len(page.events)} events after {after} come with {len(signatures)} signatures"
+                )
+            yield from map(SignedEvent, page.events, signatures)
             if page.next_after is not None and page.next_after <= after:
                 raise TeacherProtocolError(f"GET /v1/events: page {after} is followed by page {page.next_after}")
             after = page.next_after
+
+    def signing_keys(self) -> SigningKeys | None:
+        """See Teacher.signing_keys."""
+        try:
+            return self._get(contracts.SIGNING_KEYS_PATH, SigningKeys)
+        except TeacherRefused as error:
+            if error.code == ErrorCode.NOT_FOUND:
+                return None
+            raise
 
     def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
         """See Teacher.label."""
@@ -135,8 +139,8 @@ class NativeTeacher:
             },
         )
         with self._still_served():
-            response = self._send(request)
-        return _read_answer(response, images=len(images_nhwc))
+            response = self._send(request, is_purchase=True)
+        return read_answer(response.headers, response.content, images=len(images_nhwc))
 
     def close(self) -> None:
         """Close the connections."""
@@ -164,100 +168,35 @@ class NativeTeacher:
         except ValidationError as error:
             raise TeacherProtocolError(f"GET {path}: the answer does not fit the contract: {error}") from error
 
-    def _send(self, request: httpx2.Request) -> httpx2.Response:
+    def _send(self, request: httpx2.Request, *, is_purchase: bool = False) -> httpx2.Response:
         """Send until there is an answer that asking again would not change, or the deadline passes.
 
         Safe for a paid request too: the idempotency key makes every repetition the same purchase.
         """
-        deadline = time.monotonic() + self._deadline_s
+        patience = Patience(self._deadline_s)
 
         def backoff(error: Exception) -> bool | float:
-            """Whether to ask again: seconds to wait, or True for the usual growing pause."""
-            if isinstance(error, _Retryable) and error.after_s is not None:
-                return min(error.after_s, max(0.0, deadline - time.monotonic()))
-            return isinstance(error, (*_TRANSIENT, _Retryable))
+            return isinstance(error, Retryable) and patience.decide(error)
 
         try:
             for attempt in stamina.retry_context(
-                on=backoff, attempts=None, timeout=self._deadline_s, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
+                on=backoff, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
             ):
                 with attempt:
-                    return _checked(self._client.send(request))
-        except httpx2.DecodingError as error:
-            raise TeacherProtocolError(f"{request.url}: the answer cannot be decompressed: {error}") from error
-        except (*_TRANSIENT, _Retryable) as error:
-            raise TeacherUnavailable(
-                f"no answer from {request.url.host}:{request.url.port or ''} within {self._deadline_s:g} s "
-                f"({type(error).__name__.lstrip('_')}: {error})"
-            ) from error
+                    return self._attempt(request)
+        except Retryable as error:
+            where = request.url.netloc.decode("ascii")
+            raise patience.exhausted(error, where, is_purchase=is_purchase) from error
         raise AssertionError("unreachable: the retry loop returns or raises")
 
-
-def _checked(response: httpx2.Response) -> httpx2.Response:
-    """The response if it is a success; else the error that it means."""
-    if response.is_success:
+    def _attempt(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            response = self._client.send(request)
+        except httpx2.DecodingError as error:
+            raise TeacherProtocolError(f"{request.url}: the answer cannot be decompressed: {error}") from error
+        except _TRANSIENT as error:
+            message = f"{type(error).__name__}: {error}"
+            raise Retryable(message, charged="no" if isinstance(error, _UNSENT) else "unknown") from error
+        if not response.is_success:
+            raise failure_of(response.status_code, response.headers, response.content, str(request.url))
         return response
-    try:
-        problem = Problem.model_validate_json(response.content)
-    except ValidationError as error:
-        what = f"HTTP {response.status_code} without a problem document"
-        if response.status_code in (408, 429) or response.status_code >= 500:  # a proxy in between
-            raise _Retryable(what, _retry_after(response)) from error
-        raise TeacherProtocolError(f"{response.request.url}: {what}; is this a teacher's address?") from error
-    if problem.retryable:
-        raise _Retryable(f"{problem.code}: {problem.detail}", _retry_after(response))
-    extra = problem.model_extra or {}
-    if problem.code == ErrorCode.BUDGET_EXHAUSTED:
-        granted, spent = (extra.get(name) for name in ("granted", "spent"))
-        if isinstance(granted, int) and isinstance(spent, int):
-            raise BudgetExhausted(problem.detail, granted=granted, spent=spent)
-    hint = " (the key is read from DISTILL_API_KEY)" if problem.code == ErrorCode.UNAUTHENTICATED else ""
-    raise TeacherRefused(f"{problem.code}: {problem.detail}{hint}", code=problem.code)
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds, from either form of the Retry-After header."""
-    value = response.headers.get("Retry-After", "")
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
-def _read_answer(response: httpx2.Response, *, images: int) -> Answer:
-    headers = response.headers
-    try:
-        disclosure = Disclosure.parse(headers[contracts.HEADER_DISCLOSURE])
-        answer = Answer(
-            values=_require_values(decode_npy(response.content), images, disclosure),
-            version=headers[contracts.HEADER_VERSION],
-            disclosure=str(disclosure),
-            charged=int(headers[contracts.HEADER_CHARGED]),
-            spent=int(headers[contracts.HEADER_SPENT]),
-            remaining=int(headers[contracts.HEADER_REMAINING]),
-            event_sequence=int(headers[contracts.HEADER_EVENT_SEQUENCE]),
-            event_hash=headers[contracts.HEADER_EVENT_HASH],
-        )
-    except (InvalidImages, KeyError, ValueError) as error:
-        raise TeacherProtocolError(f"the answer to {images} images does not fit the contract: {error}") from error
-    if answer.charged != images:
-        raise TeacherProtocolError(f"{images} images were sent, {answer.charged} charged")
-    return answer
-
-
-def _require_values(array: NDArray[np.generic], images: int, disclosure: Disclosure) -> Values:
-    if disclosure.kind == "label":
-        if array.dtype == np.int64 and array.shape == (images,):
-            return array.astype(np.int64)
-    elif array.dtype == np.float32 and array.ndim == 2 and len(array) == images:
-        probabilities_nk = array.astype(np.float32)
-        disclosed_nk = ~np.isnan(probabilities_nk)
-        if ((probabilities_nk < 0) | (probabilities_nk > 1)).any():
-            raise ValueError("a probability lies outside 0 to 1")
-        most = probabilities_nk.shape[1] if disclosure.kind == "probabilities" else disclosure.k
-        if (disclosed_nk.sum(axis=1) != min(most, probabilities_nk.shape[1])).any():
-            raise ValueError(f"an answer does not name as many classes as disclosure {disclosure} says")
-        return probabilities_nk
-    raise ValueError(f"{array.dtype} of shape {array.shape} is no answer to {images} images under {disclosure}")

@@ -9,7 +9,7 @@ its answer.
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_client.errors import RunStoreError
-from distill_client.teachers.protocol import Answer, Values
+from distill_client.teachers.protocol import Answer, Values, read_receipt
+from distill_client.teachers.schema import open_file
 from shared.datasets.allocation import allocate_images
 from shared.wire.images import InvalidImages, answer_digest, batch_digest, decode_npy, encode_npy, image_digests
 
-_SCHEMA_VERSION = 1
 # Of images that are read for training: more are mapped from a file, 1,783 images of 224x224x3 for example.
 _MEMORY_BYTES_MAX = 1 << 28
-_SCHEMA = """
-CREATE TABLE stages (name TEXT PRIMARY KEY, height INTEGER NOT NULL, width INTEGER NOT NULL,
-                     channels INTEGER NOT NULL);
-CREATE TABLE images (digest BLOB PRIMARY KEY, pixels BLOB NOT NULL, batch INTEGER NOT NULL, place INTEGER NOT NULL,
-                     UNIQUE (batch, place));
-CREATE TABLE stage_images (stage TEXT NOT NULL REFERENCES stages, position INTEGER NOT NULL,
-                           digest BLOB NOT NULL REFERENCES images, PRIMARY KEY (stage, position));
-CREATE TABLE batches (number INTEGER PRIMARY KEY, stage TEXT NOT NULL REFERENCES stages,
-                      idempotency_key TEXT NOT NULL UNIQUE, images INTEGER NOT NULL, input_digest TEXT NOT NULL);
-CREATE TABLE answers (batch INTEGER PRIMARY KEY REFERENCES batches, answer_npy BLOB NOT NULL,
-                      answer_digest TEXT NOT NULL, version TEXT NOT NULL, disclosure TEXT NOT NULL,
-                      charged INTEGER NOT NULL, spent INTEGER NOT NULL, remaining INTEGER NOT NULL,
-                      event_sequence INTEGER NOT NULL, event_hash TEXT NOT NULL);
-"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +49,9 @@ class Purchase:
     disclosure: str
     event_sequence: int
     event_hash: str
+    spent: int
+    receipt_json: str | None = None
+    is_recomputed: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,29 +68,7 @@ class PaidLabels:
     def __init__(self, path: Path, *, run_id: str) -> None:
         self._path = path
         self._run_id = run_id
-        try:
-            self._connection = sqlite3.connect(path, isolation_level=None)
-        except sqlite3.Error as error:
-            raise RunStoreError(f"{path}: the paid answers cannot be opened: {error}") from error
-        try:
-            self._prepare()
-        except BaseException:
-            self.close()
-            raise
-
-    def _prepare(self) -> None:
-        try:
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._connection.execute(f"PRAGMA {pragma}")
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._connection.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
-                )
-        except sqlite3.Error as error:
-            raise RunStoreError(f"{self._path}: the paid answers cannot be opened: {error}") from error
-        if version not in (0, _SCHEMA_VERSION):
-            raise RunStoreError(f"{self._path}: written by another version of this program (schema {version})")
+        self._connection = open_file(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -125,12 +92,18 @@ class PaidLabels:
         return int(row[0]), int(row[1])
 
     def record_stage(
-        self, stage: str, images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]], *, images_per_request: int
+        self,
+        stage: str,
+        images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]],
+        *,
+        images_per_request: int,
+        expected_keys: tuple[str, ...] | None = None,
     ) -> None:
         """Record a stage's images_nhwc, whole or in blocks, and the batches that buy them, all or nothing.
 
         An image that the run has recorded before, in this stage or another, is not bought again: the stage refers to
-        it. Raises RunStoreError when the disk refuses, and what the blocks raise; nothing is recorded then.
+        it. Raises RunStoreError when the disk refuses, or the batches are not those of ``expected_keys`` where they
+        are given, and what the blocks raise; nothing is recorded then.
         """
         in_stage: list[bytes] = []
         waiting: dict[bytes, bytes] = {}  # of the next batch: digest and pixels
@@ -153,6 +126,12 @@ class PaidLabels:
                 "INSERT INTO stage_images VALUES (?, ?, ?)",
                 ((stage, position, digest) for position, digest in enumerate(in_stage)),
             )
+            if expected_keys is not None and self.stage_keys(stage) != expected_keys:
+                raise RunStoreError(
+                    f"{self._path}: stage {stage}, rendered again, is not what was paid for (another machine, or "
+                    "other versions of the packages?); nothing was sent. Bring back the file as it was, or begin a "
+                    "new run"
+                )
 
     def _record_batch(self, stage: str, pixels_by_digest: dict[bytes, bytes]) -> None:
         digests = list(pixels_by_digest)
@@ -166,6 +145,11 @@ class PaidLabels:
             "INSERT INTO images VALUES (?, ?, ?, ?)",
             ((digest, pixels, number, place) for place, (digest, pixels) in enumerate(pixels_by_digest.items())),
         )
+
+    def stage_keys(self, stage: str) -> tuple[str, ...]:
+        """The idempotency keys of a stage's own batches, in order."""
+        rows = self._read("SELECT idempotency_key FROM batches WHERE stage = ? ORDER BY number", stage)
+        return tuple(row[0] for row in rows)
 
     def unanswered(self, stage: str) -> list[int]:
         """The numbers of a stage's batches that have no answer yet, in order."""
@@ -183,10 +167,10 @@ class PaidLabels:
         return Batch(number, key, self._images([row[0] for row in pixels], stage))
 
     def keep_answer(self, number: int, answer: Answer) -> None:
-        """Keep a paid answer; it is on the disk when this returns. Keeping it twice changes nothing."""
+        """Keep a paid answer with its receipt; it is on the disk when this returns. Twice changes nothing."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (
                     number,
                     encode_npy(answer.values),
@@ -198,6 +182,8 @@ class PaidLabels:
                     answer.remaining,
                     answer.event_sequence,
                     answer.event_hash,
+                    _receipt_json(answer),
+                    answer.is_recomputed,
                 ),
             )
 
@@ -255,7 +241,8 @@ class PaidLabels:
         """Every answered batch, in the order of recording."""
         rows = self._read(
             "SELECT idempotency_key, images, charged, input_digest, answer_digest, version, disclosure, "
-            "event_sequence, event_hash FROM batches JOIN answers ON batch = number ORDER BY number"
+            "event_sequence, event_hash, spent, receipt, is_recomputed FROM batches JOIN answers ON batch = number "
+            "ORDER BY number"
         )
         return [Purchase(*row) for row in rows]
 
@@ -294,3 +281,10 @@ class PaidLabels:
                 raise
         except sqlite3.Error as error:
             raise RunStoreError(f"{self._path}: the paid answers cannot be written: {error}") from error
+
+
+def _receipt_json(answer: Answer) -> str | None:
+    """What is kept of a receipt. One that cannot be read only comes from a teacher that is not known to sign."""
+    with suppress(ValueError):
+        return read_receipt(answer.receipt).model_dump_json()
+    return None

@@ -12,7 +12,7 @@ import stamina
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
-from distill_client.audit import audit_run
+from distill_client.audit import audit_run, read_log
 from distill_client.errors import BudgetExhausted, TeacherChanged, TeacherRefused
 from distill_client.teachers.buying import buy_stage
 from distill_client.teachers.native import NativeTeacher
@@ -271,7 +271,7 @@ def test_a_stage_bought_through_a_bad_line_adds_up_on_both_sides(
         store.record_stage("pool", images, images_per_request=8)
         buy(store, teacher, "pool", heard.append)
         labelled = store.labelled("pool")
-        audit = audit_run(store.purchases(), store.recorded_keys(), list(teacher.events()), teacher.usage())
+        audit = audit_run(store.purchases(), store.recorded_keys(), read_log(teacher))
     expected = answer_to(images, disclosure)
     assert np.array_equal(labelled.values, expected, equal_nan=expected.dtype.kind == "f")
     assert audit.faults == ()

@@ -1,5 +1,6 @@
 """A teacher made of a hash function: it answers, charges, keeps a chained log, and fails when it is told to."""
 
+import base64
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from distill_client.config import RunConfig
@@ -15,10 +17,23 @@ from distill_client.errors import BudgetExhausted, TeacherUnavailable
 from distill_client.material import Material
 from distill_client.pipeline import run
 from distill_client.run_folder import create_run, open_run
-from distill_client.teachers.protocol import Answer, Values, key_identity
-from shared.wire.contracts import Disclosure, Event, InputSpec, Resize, TeacherCard, Usage
+from distill_client.teachers.protocol import Answer, SignedEvent, Values, key_identity
+from distill_client.teachers.receipts import Pin
+from shared.wire.contracts import (
+    Disclosure,
+    Event,
+    EventSignature,
+    InputSpec,
+    Receipt,
+    Resize,
+    SigningKey,
+    SigningKeys,
+    TeacherCard,
+    Usage,
+)
 from shared.wire.images import answer_digest, batch_digest, image_digests
-from shared.wire.receipts import GENESIS_HASH, event_hash
+from shared.wire.receipts import GENESIS_HASH, disclosure_digest, event_hash
+from shared.wire.signatures import endorse, fingerprint, sign_event
 
 AT = "2026-01-01T00:00:00.000000+00:00"
 
@@ -37,6 +52,42 @@ def answer_to(images_nhwc: NDArray[np.uint8], disclosure: str = "probabilities",
         hidden = np.argsort(-probabilities_nk, axis=1, kind="stable")[:, parsed.k :]
         np.put_along_axis(probabilities_nk, hidden, np.float32(np.nan), axis=1)
     return probabilities_nk
+
+
+def as_header(receipt: Receipt) -> str:
+    """A receipt as it travels."""
+    return base64.urlsafe_b64encode(receipt.model_dump_json().encode()).decode().rstrip("=")
+
+
+class Signer:
+    """A ledger's signing keys, of which the last signs."""
+
+    def __init__(self) -> None:
+        self.private = [Ed25519PrivateKey.generate()]
+        self.keys = [self._public()]
+
+    def _public(self, **fields: str) -> SigningKey:
+        public = self.private[-1].public_key()
+        raw = public.public_bytes_raw().hex()
+        return SigningKey(fingerprint=fingerprint(public), public_key=raw, created_at=AT, **fields)
+
+    @property
+    def current(self) -> str:
+        return self.keys[-1].fingerprint
+
+    def rotate(self) -> None:
+        """The next key, endorsed by the one before."""
+        old = self.private[-1]
+        self.private.append(Ed25519PrivateKey.generate())
+        endorsement = endorse(old, self.private[-1].public_key())
+        endorsed = self._public(endorsed_by=self.keys[-1].fingerprint, endorsement=endorsement)
+        self.keys = [*(key.model_copy(update={"retired_at": AT}) for key in self.keys), endorsed]
+
+    def sign(self, event: Event) -> EventSignature:
+        return EventSignature(signing_key=self.current, signature=sign_event(self.private[-1], event))
+
+    def receipt(self, event: Event) -> Receipt:
+        return Receipt(event=event, signing_key=self.current, signature=self.sign(event).signature)
 
 
 def relinked(events: list[Event]) -> list[Event]:
@@ -69,6 +120,7 @@ class FakeTeacher:
     misanswers: set[int] = field(default_factory=set)
     is_unavailable: bool = False
     hold: threading.Event | None = None
+    signer: Signer | None = None
 
     asked: list[tuple[str, str]] = field(default_factory=list)  # (idempotency key, batch digest) of every call
     images_seen: list[bytes] = field(default_factory=list)  # digests of all images of all calls
@@ -80,6 +132,7 @@ class FakeTeacher:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._answers: dict[str, tuple[str, Values, Event]] = {}
+        self.signatures: dict[str, EventSignature] = {}  # by the event's hash
         self.append(kind="create", images=self.budget)
 
     @property
@@ -112,9 +165,14 @@ class FakeTeacher:
             "previous_hash": self.log[-1].hash if self.log else GENESIS_HASH,
             "hash": "0" * 64,
         }
+        if self.signer is not None:
+            content |= {"format": 2, "disclosure_digest": disclosure_digest(self.disclosure)}
         draft = Event.model_validate(content | fields)
-        self.log.append(draft.model_copy(update={"hash": event_hash(draft)}))
-        return self.log[-1]
+        event = draft.model_copy(update={"hash": event_hash(draft)})
+        if self.signer is not None:
+            self.signatures[event.hash] = self.signer.sign(event)
+        self.log.append(event)
+        return event
 
     def charge_other_run(self, images: int) -> Event:
         """Someone else with the same key buys something."""
@@ -143,6 +201,13 @@ class FakeTeacher:
 
     def events(self) -> Iterator[Event]:
         yield from list(self.log)
+
+    def signed_events(self) -> Iterator[SignedEvent]:
+        for event in self.events():
+            yield SignedEvent(event, self.signatures.get(event.hash, EventSignature()))
+
+    def signing_keys(self) -> SigningKeys | None:
+        return SigningKeys(ledger="fake", keys=self.signer.keys) if self.signer is not None else None
 
     def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
         with self._lock:
@@ -191,7 +256,13 @@ class FakeTeacher:
             remaining=event.granted - event.spent,
             event_sequence=event.sequence,
             event_hash=event.hash,
+            receipt=self._receipt(event),
         )
+
+    def _receipt(self, event: Event) -> str:
+        if not (signature := self.signatures.get(event.hash)):
+            return ""
+        return as_header(Receipt(event=event, **signature.model_dump()))
 
 
 class SilentReporter:
@@ -260,6 +331,7 @@ def begin(path: Path, config: RunConfig, teacher: FakeTeacher, *, keep: Callable
         teacher.card(),
         teacher_url="http://teacher.test",
         key_identity=key_identity(teacher),
+        pin=Pin.at_first_use(teacher),
         keep=keep,
     )
 
@@ -268,6 +340,6 @@ def bring_to_its_end(
     path: Path, teacher: FakeTeacher, reporter: SilentReporter | None = None, *, material: Material | None = None
 ) -> dict[str, Any]:
     """Open the run folder and run or resume it, as a new process would."""
-    with open_run(path) as folder:
+    with open_run(path, mends=True) as folder:
         prepared = material or Material(folder.config)
         return run(folder, prepared, teacher, reporter or SilentReporter(), torch.device("cpu"))

@@ -285,7 +285,8 @@ def test_audit_prints_the_counts_of_both_sides(finished: Finished) -> None:
     assert report["faults"] == []
     text = distill("audit", finished.path, key=finished.secret)
     assert text.exit_code == 0
-    assert text.stdout.count("100") == 3
+    assert [line.split()[-1] for line in text.stdout.splitlines()[:3]] == ["100"] * 3
+    assert "every one of the 8 answers has a receipt" in text.stdout.splitlines()[-1]
 
 
 def test_another_key_can_neither_audit_nor_go_on(served: Served, finished: Finished) -> None:
@@ -456,6 +457,7 @@ def test_a_charge_whose_answer_is_missing_here_is_found_and_put_right(served: Se
         store.commit()
     mismatch = distill("audit", tmp_path / "run", key=secret)
     assert isinstance(mismatch.exception, AuditMismatch)
-    assert "(16 images) is charged but its answer is not here: `distill resume`" in str(mismatch.exception)
+    free = f"asking again is free, `distill resume {tmp_path / 'run'}` does it"
+    assert f"(16 images) is charged, event 3, but its answer is not here: {free}" in str(mismatch.exception)
     summary = one_object(distill("resume", tmp_path / "run", "--json", key=secret))
     assert summary["images"]["charged_by_server"] == summary["images"]["bought"] == 40

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill_client.audit import Audit
+from distill_client.audit import Audit, Difference
 from distill_client.contenders import STANDARD_KD, STUDENT, fresh_network, save_network
 from distill_client.errors import RunStoreError
 from distill_client.results import (
@@ -24,7 +24,7 @@ from shared.datasets import Dataset
 from tests.distill_client.fakes import FakeTeacher, answer_to, begin, tiny_config
 
 CPU = torch.device("cpu")
-AUDIT = Audit(bought=5, charged_by_server=6, in_audit_log=7, spent_by_other_runs=8, faults=("a fault",))
+AUDIT = Audit(5, 6, 7, 8, differences=(Difference("log", "a fault"),))
 
 
 def some_images(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -74,7 +74,9 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
         "in_audit_log": 7,
         "by_phase": planned,
     }
-    assert summary["audit"] == {"equal": False, "faults": ["a fault"]}
+    assert (summary["audit"]["equal"], summary["audit"]["faults"]) == (False, ["a fault"])
+    assert summary["audit"]["sentence"].startswith("The two sides do not agree (5 images counted by the client, 6")
+    assert summary["last_receipt"] is None
     assert summary["baselines"] == {"student_alone": None, "standard_kd": 0.25}
     assert summary["student_accuracy"] == 0.5
     json.dumps(summary, allow_nan=False)
@@ -84,7 +86,11 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
     card = json.loads((folder.student_path / "card.json").read_text())
     assert card["agreement_with_teacher"] is None
     assert card["input"]["height"] == 28
-    assert sorted(path.name for path in folder.student_path.iterdir()) == ["card.json", "student.safetensors"]
+    assert sorted(path.name for path in folder.student_path.iterdir()) == [
+        "README.md",
+        "card.json",
+        "student.safetensors",
+    ]
 
 
 def test_samples_show_the_first_images_of_every_stage_with_the_teachers_word_for_them(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The native client against answers that no server of ours would give, at the transport's seam."""
 
 import email.utils
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
@@ -150,13 +152,130 @@ def test_retry_after_is_obeyed_in_both_its_forms(make_teacher: MakeTeacher) -> N
 
 
 @pytest.mark.parametrize("retry_after", ["3600", "9" * 400, email.utils.formatdate(time.time() + 3600, usegmt=True)])
-def test_a_long_retry_after_does_not_outlast_the_deadline(make_teacher: MakeTeacher, retry_after: str) -> None:
-    busy = problem("overloaded", 503, retryable=True)
+def test_a_pause_beyond_the_deadline_ends_at_once_and_names_the_time(
+    make_teacher: MakeTeacher, retry_after: str
+) -> None:
+    busy = problem("daily_budget_exhausted", 429, retryable=True)
     busy.headers["Retry-After"] = retry_after
-    teacher, script = make_teacher(busy, deadline_s=0.1)
-    with pytest.raises(TeacherUnavailable, match=r"within 0\.1 s .*overloaded: the detail"):
+    teacher, script = make_teacher(busy, deadline_s=60)
+    started = time.monotonic()
+    with pytest.raises(
+        TeacherUnavailable,
+        match=r"^daily_budget_exhausted: the detail; teacher\.test asks to be left alone until \d{4}-\d\d-\d\d "
+        r"\d\d:\d\d:\d\d UTC, which is beyond the deadline of 60 s: go on then with `distill resume`. Nothing was",
+    ) as caught:
+        teacher.label(IMAGES, "key-1")
+    assert (caught.value.exit_code, caught.value.charged) == (4, "no")
+    assert len(script.requests) == 1
+    assert time.monotonic() - started < 5
+    if retry_after == "3600":
+        named = re.search(r"until (.*) UTC", str(caught.value))
+        assert named
+        until = datetime.strptime(named[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+        assert abs((until - datetime.now(UTC)).total_seconds() - 3600) < 10
+
+
+def test_pauses_that_a_rate_limit_asks_for_are_not_counted_against_the_deadline(make_teacher: MakeTeacher) -> None:
+    """A teacher that keeps its pace has not failed: four pauses of 1 s within a deadline of 1.5 s."""
+    slow = problem("rate_limited", 429, retryable=True)
+    slow.headers["Retry-After"] = "1"
+    teacher, script = make_teacher(slow, slow, slow, slow, good(), deadline_s=1.5)
+    started = time.monotonic()
+    assert np.array_equal(teacher.label(IMAGES, "key-1").values, PROBABILITIES)
+    assert time.monotonic() - started >= 4
+    assert script.keys() == {"key-1"}
+    overloaded = problem("overloaded", 503, retryable=True)
+    overloaded.headers["Retry-After"] = "1"
+    teacher, script = make_teacher(overloaded, deadline_s=1.5)
+    with pytest.raises(TeacherUnavailable, match="overloaded: the detail"):
         teacher.label(IMAGES, "key-1")
     assert len(script.requests) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("failures", "charged"),
+    [
+        ([httpx2.ConnectError("refused")], "no"),
+        ([problem("overloaded", 503, retryable=True)], "no"),
+        ([problem("still_running", 409, retryable=True)], "no"),
+        ([problem("ledger_unavailable", 503, retryable=True, charged="no")], "no"),
+        ([problem("ledger_unavailable", 503, retryable=True, charged="unknown")], "unknown"),
+        ([problem("internal", 500, retryable=True, charged="no")], "no"),
+        ([problem("internal", 500, retryable=True)], "unknown"),
+        ([httpx2.ReadTimeout("slow")], "unknown"),
+        ([httpx2.Response(502, text="a proxy's page")], "unknown"),
+        ([httpx2.ReadError("reset"), httpx2.ConnectError("refused")], "unknown"),  # it stays unknown
+    ],
+    ids=str,
+)
+def test_whether_a_lost_batch_was_charged_is_said_when_it_is_known(
+    make_teacher: MakeTeacher, failures: list[Step], charged: str
+) -> None:
+    teacher, _ = make_teacher(*failures)
+    with pytest.raises(TeacherUnavailable) as caught:
+        teacher.label(IMAGES, "key-1")
+    assert caught.value.charged == charged
+    assert ("Whether the batch was charged is not known here" in str(caught.value)) is (charged == "unknown")
+    assert ("Nothing was charged" in str(caught.value)) is (charged == "no")
+    with pytest.raises(TeacherUnavailable, match=r"within 5 s \([^()]*\)$") as asked:
+        make_teacher(*failures)[0].usage()
+    assert asked.value.charged == "no"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_request_that_is_still_running_is_waited_for(make_teacher: MakeTeacher) -> None:
+    running = problem("still_running", 409, retryable=True)
+    teacher, script = make_teacher(running, running, good())
+    assert teacher.label(IMAGES, "key-1").charged == 3
+    assert script.keys() == {"key-1"}
+
+
+def test_refusals_that_need_the_owner_say_what_to_do(make_teacher: MakeTeacher) -> None:
+    teacher, _ = make_teacher(problem("answer_expired", 410))
+    with pytest.raises(TeacherRefused, match=r"answer_expired: the detail; this batch was charged once and will not"):
+        teacher.label(IMAGES, "key-1")
+    teacher, _ = make_teacher(problem("ledger_inconsistent", 503))
+    with pytest.raises(TeacherRefused, match=r"ledger_inconsistent: the detail; .*`distill audit` compares"):
+        teacher.label(IMAGES, "key-1")
+
+
+def test_a_receipt_is_handed_on_as_it_came(make_teacher: MakeTeacher) -> None:
+    teacher, _ = make_teacher(good(), good(teacher_receipt="abc", idempotency_recomputed="true"))
+    first, second = teacher.label(IMAGES, "key-1"), teacher.label(IMAGES, "key-1")
+    assert (first.receipt, first.is_recomputed) == ("", False)
+    assert (second.receipt, second.is_recomputed) == ("abc", True)
+
+
+def test_signing_keys_are_none_only_where_the_server_has_no_such_address(make_teacher: MakeTeacher) -> None:
+    keys = {"ledger": "ab", "keys": []}
+    teacher, script = make_teacher(httpx2.Response(200, json=keys), problem("not_found", 404))
+    found = teacher.signing_keys()
+    assert found is not None
+    assert found.ledger == "ab"
+    assert teacher.signing_keys() is None
+    assert script.requests[0].url.path == "/.well-known/teacher-signing-keys"
+    for wrong, error in (
+        (httpx2.Response(200, json={"keys": []}), TeacherProtocolError),
+        (httpx2.Response(404, text="a page"), TeacherProtocolError),
+        (problem("unauthenticated", 401), TeacherRefused),
+    ):
+        with pytest.raises(error):
+            make_teacher(wrong)[0].signing_keys()
+
+
+def test_events_come_with_their_signatures_or_with_empty_ones(make_teacher: MakeTeacher) -> None:
+    events = [event.model_dump() for event in FakeTeacher().events()]
+    signed = {"signing_key": "ab" * 32, "signature": "cd" * 64}
+    content = {"key_name": "ada", "events": events, "next_after": None}
+    teacher, _ = make_teacher(
+        httpx2.Response(200, json=content), httpx2.Response(200, json={**content, "signatures": [signed]})
+    )
+    assert [each.signature.signature for each in teacher.signed_events()] == [""]
+    assert [each.signature.model_dump() for each in teacher.signed_events()] == [signed]
+    teacher, _ = make_teacher(httpx2.Response(200, json={**content, "signatures": [signed, signed]}))
+    with pytest.raises(TeacherProtocolError, match="1 events after 0 come with 2 signatures"):
+        list(teacher.events())
 
 
 @pytest.mark.usefixtures("impatient")
@@ -343,5 +462,5 @@ def test_retries_are_announced_in_a_sentence(make_teacher: MakeTeacher) -> None:
         stamina.instrumentation.set_on_retry_hooks(None)
     assert said == [
         "the teacher does not answer (ConnectError: refused); asking again in 0.0 s",
-        "the teacher does not answer (Retryable: overloaded: the detail); asking again in 0.0 s",
+        "the teacher does not answer (overloaded: the detail); asking again in 0.0 s",
     ]

@@ -210,8 +210,8 @@ def test_a_file_of_another_schema_or_no_database_is_refused(tmp_path: Path) -> N
     with opened(tmp_path):
         pass
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(RunStoreError, match="schema 2"):
+        connection.execute("PRAGMA user_version = 3")
+    with pytest.raises(RunStoreError, match="schema 3"):
         PaidLabels(path, run_id="run-1")
     path.write_bytes(b"not a database at all, " * 100)
     with pytest.raises(RunStoreError, match="cannot be opened"):

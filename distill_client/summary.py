@@ -1,0 +1,82 @@
+"""What a run says of itself to others: the audit in its summary, and its student's card. Needs no torch."""
+
+from pathlib import Path
+from typing import Any
+
+from distill_client.audit import Audit
+from distill_client.errors import RunStoreError
+from distill_client.pool import pool_input
+from distill_client.run_folder import RunFolder
+from distill_client.student.card import write_card
+from shared.wire.contracts import InputSpec
+from shared.wire.resizing import describe_preprocessing
+
+
+def student_input(folder: RunFolder) -> InputSpec:
+    """What the student takes, and the rule that its pool's pictures were brought to it by."""
+    card = folder.record.teacher
+    return pool_input(folder.config.pool, card) or card.input
+
+
+def audit_summary(audit: Audit) -> dict[str, Any]:
+    """What summary.json says of an audit: its result in one sentence, every difference, and the last receipt."""
+    return {
+        "audit": {
+            "equal": audit.is_equal,
+            "sentence": audit.sentence,
+            "faults": list(audit.faults),
+            "receipts": audit.receipts,
+            "pinned": audit.pinned,
+        },
+        "last_receipt": None if audit.last_receipt is None else audit.last_receipt.model_dump(),
+    }
+
+
+def keep_audit(folder: RunFolder, audit: Audit) -> None:
+    """Put an audit's result in place of the earlier one, in summary.json and the student's card, if there are."""
+    try:
+        summary = folder.read_summary()
+    except RunStoreError:  # the run has not come that far
+        return
+    summary.update(audit_summary(audit))
+    counts = {
+        "bought": audit.bought,
+        "charged_by_server": audit.charged_by_server,
+        "in_audit_log": audit.in_audit_log,
+    }
+    summary["images"].update(counts)
+    folder.write_summary(summary)
+    if folder.student_path.exists():
+        write_card(folder.student_path, card_content(folder, summary))
+
+
+def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+    """What the student's card says: how to use it, where it comes from, what it cost and how that was proved."""
+    card, spec, pool = folder.record.teacher, student_input(folder), folder.config.pool
+    source = pool.dataset or Path(pool.folder or pool.file or "").name  # a path says more of its owner than of it
+    return {
+        "name": summary["name"],
+        "network": folder.config.student.network,
+        "weights": "student.safetensors",
+        "input": {**spec.model_dump(), "scaled": "uint8 / 255"},
+        "preprocessing": describe_preprocessing(spec.resize),
+        "classes": card.classes,
+        "outputs": "logits; softmax gives probabilities",
+        "distilled_from": summary["teacher"],
+        "teacher_test_accuracy": card.test_accuracy,
+        "disclosure": card.disclosure,
+        "real_images": source,
+        "answers_by_phase": summary["images"]["by_phase"],
+        "budget_images": folder.config.budget_images,
+        "answers_bought": summary["images"]["bought"],
+        "test_dataset": summary["test_dataset"],
+        "test_accuracy": summary["student_accuracy"],
+        "agreement_with_teacher": summary["agreement"],
+        "agreement_on": summary["agreement_on"],
+        "agreement_images": summary["agreement_images"],
+        "audit": summary["audit"].get("sentence", "not audited since receipts exist; `distill audit` does it"),
+        "audit_equal": summary["audit"]["equal"],
+        "last_receipt": summary.get("last_receipt"),
+        "run_id": summary["run_id"],
+        "config_digest": summary["config_digest"],
+    }
