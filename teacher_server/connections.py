@@ -7,6 +7,7 @@ What cannot be read as HTTP is answered by a problem document too. See docs/deci
 """
 
 import asyncio
+import asyncio.sslproto
 import math
 import uuid
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ HEADERS_MAX = 100
 LINGER_S = 2.0  # for how long a body nobody wants is read and dropped, so that its sender gets to read the answer
 _READ_BYTES = 4 * 2**10
 _READ_BYTES_OF_BODY = 64 * 2**10
+_READ_BYTES_OF_TLS = 17 * 2**10
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,14 @@ class ConnectionLimits:
     connections_max: int
     head_timeout_s: float
     send_timeout_s: float
+
+
+def bound_tls_reads() -> None:
+    """Have asyncio read as little at once from a TLS connection; of each it would hold 512 KiB.
+
+    uvloop has the same bounds and no way to change them, so TLS is served by asyncio's own loop.
+    """
+    asyncio.sslproto.SSLProtocol.max_size = _READ_BYTES_OF_TLS  # a whole record of TLS, as OpenSSL needs one
 
 
 def bounded_protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:
@@ -119,6 +129,8 @@ class _BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's does
         super().connection_made(transport)
+        if limit_reading := getattr(transport, "set_read_buffer_limits", None):  # of TLS, which buffers by itself
+            limit_reading(high=_READ_BYTES)
         if len(self.connections) > self._limits.connections_max:
             self._write_problem(ErrorCode.OVERLOADED, f"{self._limits.connections_max} connections are open already")
             self._close_now()

@@ -24,15 +24,18 @@ def server_config(application: "ASGIApp", settings: TeacherSettings, tls: ssl.SS
     """How uvicorn serves ``application`` by these settings."""
     import uvicorn
 
-    from teacher_server.connections import ConnectionLimits, bounded_protocol
+    from teacher_server.connections import ConnectionLimits, bound_tls_reads, bounded_protocol
 
     limits = ConnectionLimits(
         connections_max=_require_files(settings.connections_max),
         head_timeout_s=settings.head_timeout_s,
         send_timeout_s=settings.body_timeout_s,
     )
+    if tls:
+        bound_tls_reads()
     return uvicorn.Config(
         application,
+        loop="asyncio" if tls else "auto",
         http=bounded_protocol(limits),
         ws="none",
         log_config=None,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-import numpy as np
 import pytest
 
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
@@ -71,6 +70,7 @@ def serve(teacher_forks: ForkServer, tmp_path: Path) -> Iterator[Serve]:
             server = Server(teacher_forks, tmp_path, **place.env, **settings)
             server.start()
             stack.callback(_end, server)
+            wait_until(lambda: "serving" in server.log.with_suffix(".out").read_text())
             return Served(server, place, secret)
 
         yield start
@@ -82,12 +82,3 @@ def _end(server: Server) -> None:
     server.stop()
     assert "Traceback" not in server.text()
     assert "ERROR" not in server.text()
-
-
-@pytest.fixture
-def big_array() -> bytes:
-    """An .npy file of about 20 MB that no teacher takes."""
-    return encode_npy(np.zeros((20, 1000, 1000, 1), np.uint8))
-
-
-__all__ = ["Served", "wait_until"]

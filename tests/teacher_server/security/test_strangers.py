@@ -135,9 +135,7 @@ def test_who_pays_is_asked_for_the_body(serve: Serve) -> None:
         (head("GET", "/" + "x" * 17_000), 431, "headers_too_large"),
     ],
 )
-def test_what_is_not_http_is_told_so_in_a_problem_document(
-    serve: Serve, sent: bytes, status: int, code: str
-) -> None:
+def test_what_is_not_http_is_told_so_in_a_problem_document(serve: Serve, sent: bytes, status: int, code: str) -> None:
     served = serve()
     heard = talk(served.port, sent)
     heard.problem(status, code)
