@@ -55,8 +55,8 @@ def read_export(path: Path) -> TeacherLog:
     except OSError as error:
         raise RunStoreError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).replace("\n", " ")[:300]
-        raise RunStoreError(f"{path}: not a file that `teacher audit export` wrote; line 1: {reason}") from error
+        what = f"not a file that `teacher audit export` wrote; line 1: {_reason(error)}"
+        raise RunStoreError(f"{path}: {what}") from error
     keys = SigningKeys(ledger=header.ledger, keys=header.signing_keys) if header.signing_keys else None
     return TeacherLog(
         rows,
@@ -77,9 +77,15 @@ def _rows(path: Path, lines: Iterable[str]) -> Iterator[SignedEvent]:
         except ValidationError as error:
             if not text.endswith("\n"):
                 return  # the file ends in the middle of a line: cut off, which the first line's count tells
-            reason = str(error).replace("\n", " ")[:300]
-            raise RunStoreError(f"{path}: line {number} is not an event: {reason}") from error
+            raise RunStoreError(f"{path}: line {number} is no event: {_reason(error)}") from error
         yield SignedEvent(line.event, EventSignature(signing_key=line.signing_key, signature=line.signature))
+
+
+def _reason(error: ValidationError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}"
 
 
 def _differences(path: Path, header: _Export, rows: tuple[SignedEvent, ...]) -> list[Difference]:

@@ -11,7 +11,7 @@ import torch
 from distill_client import pipeline
 from distill_client.audit import audit_folder
 from distill_client.config import RunConfig
-from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError, TeacherUnavailable
+from distill_client.errors import BudgetExhausted, ConfigError, ReceiptFault, RunStoreError, TeacherUnavailable
 from distill_client.material import Material
 from distill_client.plan import draw_held_out
 from distill_client.pool import Pool
@@ -26,6 +26,7 @@ from shared.wire.teacher_answers import TeacherAnswers, write_teacher_answers
 from tests.distill_client.fakes import (
     FakeTeacher,
     Interrupted,
+    Signer,
     SilentReporter,
     answer_to,
     begin,
@@ -87,6 +88,70 @@ def test_the_summary_says_all_that_it_must(finished: Finished) -> None:
     assert summary["seed"] == 1
     assert {"python", "torch", "numpy"} <= set(summary["versions"])
     assert (summary["test_dataset"], summary["test_images"]) == ("digits", 450)
+
+
+def test_a_server_that_begins_to_sign_in_mid_run_is_pinned_then_and_may_not_stop(tmp_path: Path) -> None:
+    teacher, path = FakeTeacher(budget=100, fails_before={3}), tmp_path / "run"
+    begin(path, tiny_config(teacher={"requests_in_flight": 1}), teacher)
+    with pytest.raises(TeacherUnavailable):
+        bring_to_its_end(path, teacher)
+    assert open_run(path).record.pin is None
+    teacher.signer = Signer()
+    summary = bring_to_its_end(path, teacher)
+    assert summary["audit"]["equal"], summary["audit"]["faults"]
+    assert summary["audit"]["receipts"] == 6
+    assert (
+        "6 of 8 answers have a receipt, the others are from before the server signed" in summary["audit"]["sentence"]
+    )
+    pin = open_run(path).record.pin
+    assert pin is not None
+    assert (pin.signing_key, pin.receipts_after) == (teacher.signer.current, 3)
+    teacher.signer = None
+    with pytest.raises(ReceiptFault, match="now it shows no signing keys; nothing is bought without receipts"):
+        bring_to_its_end(path, teacher)
+
+
+def test_a_server_with_another_signing_key_sells_nothing_more(tmp_path: Path) -> None:
+    teacher, path = FakeTeacher(budget=100, fails_before={3}, signer=Signer()), tmp_path / "run"
+    begin(path, tiny_config(teacher={"requests_in_flight": 1}), teacher)
+    with pytest.raises(TeacherUnavailable):
+        bring_to_its_end(path, teacher)
+    honest, teacher.signer, calls = teacher.signer, Signer(), teacher.calls
+    with pytest.raises(ReceiptFault, match="does not follow by endorsements from"):
+        bring_to_its_end(path, teacher)
+    assert teacher.calls == calls
+    teacher.signer = honest
+    assert honest is not None
+    honest.rotate()
+    summary = bring_to_its_end(path, teacher)
+    assert summary["audit"]["receipts"] == 8
+    assert summary["last_receipt"]["signing_key"] == honest.current != summary["audit"]["pinned"]
+
+
+def test_the_students_card_says_what_it_cost_and_how_that_is_proved(tmp_path: Path) -> None:
+    teacher, path = FakeTeacher(signer=Signer()), tmp_path / "run"
+    begin(path, tiny_config(), teacher)
+    summary = bring_to_its_end(path, teacher)
+    card = json.loads((path / "student" / "card.json").read_text())
+    assert card["audit"] == summary["audit"]["sentence"]
+    assert card["last_receipt"] == summary["last_receipt"]
+    text = (path / "student" / "README.md").read_text()
+    for words in (
+        "| teacher | fake, version 1; it disclosed probabilities |",
+        "| real images | digits |",
+        "| budget | 100 images |",
+        "| answers bought | 100 (40 pool, ",
+        f"| accuracy | {summary['student_accuracy']:.2%} on the test set of digits; the teacher's, as its owner",
+        f"| agreement with the teacher | {summary['agreement']:.2%} (10 images: bought answers held out of trai",
+        summary["audit"]["sentence"],
+        json.dumps(summary["last_receipt"], indent=1),
+    ):
+        assert words in text, words
+    begin(tmp_path / "unsigned", tiny_config(), FakeTeacher())
+    bring_to_its_end(tmp_path / "unsigned", FakeTeacher())
+    text = (tmp_path / "unsigned" / "student" / "README.md").read_text()
+    assert "counts not proved by receipts" in text
+    assert "last receipt" not in text
 
 
 def test_no_test_image_was_ever_sent(finished: Finished) -> None:

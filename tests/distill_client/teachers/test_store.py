@@ -2,6 +2,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ from distill_client.errors import RunStoreError
 from distill_client.teachers.protocol import Answer, Values
 from distill_client.teachers.store import PaidLabels
 from shared.wire.images import answer_digest, batch_digest, image_digests
-from tests.distill_client.fakes import FakeTeacher, answer_to
+from tests.distill_client.fakes import FakeTeacher, Signer, answer_to
 
 HWC = (3, 4, 1)
 
@@ -218,6 +219,78 @@ def test_a_file_of_another_schema_or_no_database_is_refused(tmp_path: Path) -> N
         PaidLabels(path, run_id="run-1")
     with pytest.raises(RunStoreError, match="cannot be opened"):
         PaidLabels(tmp_path / "no such folder" / "answers.sqlite", run_id="run-1")
+
+
+SCHEMA_1 = """
+CREATE TABLE stages (name TEXT PRIMARY KEY, height INTEGER NOT NULL, width INTEGER NOT NULL,
+                     channels INTEGER NOT NULL);
+CREATE TABLE images (digest BLOB PRIMARY KEY, pixels BLOB NOT NULL, batch INTEGER NOT NULL, place INTEGER NOT NULL,
+                     UNIQUE (batch, place));
+CREATE TABLE stage_images (stage TEXT NOT NULL REFERENCES stages, position INTEGER NOT NULL,
+                           digest BLOB NOT NULL REFERENCES images, PRIMARY KEY (stage, position));
+CREATE TABLE batches (number INTEGER PRIMARY KEY, stage TEXT NOT NULL REFERENCES stages,
+                      idempotency_key TEXT NOT NULL UNIQUE, images INTEGER NOT NULL, input_digest TEXT NOT NULL);
+CREATE TABLE answers (batch INTEGER PRIMARY KEY REFERENCES batches, answer_npy BLOB NOT NULL,
+                      answer_digest TEXT NOT NULL, version TEXT NOT NULL, disclosure TEXT NOT NULL,
+                      charged INTEGER NOT NULL, spent INTEGER NOT NULL, remaining INTEGER NOT NULL,
+                      event_sequence INTEGER NOT NULL, event_hash TEXT NOT NULL);
+PRAGMA user_version = 1;
+"""
+
+
+def write_in_schema_1(newer: Path, older: Path) -> None:
+    """What a store would be that an earlier version of this program had written."""
+    with closing(sqlite3.connect(older)) as connection, connection:
+        connection.executescript(SCHEMA_1)
+        connection.execute("ATTACH ? AS newer", (str(newer),))
+        for table in ("stages", "images", "stage_images", "batches", "answers"):
+            names = ", ".join(row[1] for row in connection.execute(f"PRAGMA main.table_info({table})"))
+            connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM newer.{table}")  # noqa: S608
+
+
+def test_a_store_of_an_earlier_version_is_brought_up_to_date_and_goes_on(tmp_path: Path) -> None:
+    teacher = FakeTeacher(signer=Signer())
+    (tmp_path / "new").mkdir()
+    with opened(tmp_path / "new") as store:
+        store.record_stage("pool", distinct_images(20), images_per_request=6)
+        number = store.unanswered("pool")[0]
+        batch = store.read_batch(number)
+        store.keep_answer(number, teacher.label(batch.images_nhwc, batch.idempotency_key))
+    write_in_schema_1(tmp_path / "new" / "answers.sqlite", tmp_path / "answers.sqlite")
+    for _ in range(2):
+        with opened(tmp_path) as store:
+            (purchase,) = store.purchases()
+            assert (purchase.images, purchase.receipt_json, bool(purchase.is_recomputed)) == (6, None, False)
+    with opened(tmp_path) as store:
+        buy_all(store, teacher, "pool")
+        assert np.array_equal(store.labelled("pool").values, answer_to(distinct_images(20)))
+        assert [purchase.receipt_json is not None for purchase in store.purchases()] == [False, True, True, True]
+        assert teacher.spent == 20
+
+
+def test_a_receipt_that_cannot_be_read_is_not_kept_and_the_answer_is(store: PaidLabels) -> None:
+    store.record_stage("pool", distinct_images(2), images_per_request=2)
+    store.keep_answer(store.unanswered("pool")[0], replace(some_answer(np.array([4, 5])), receipt="nonsense"))
+    (purchase,) = store.purchases()
+    assert purchase.receipt_json is None
+
+
+def test_a_stage_rendered_again_must_be_what_was_paid_for(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        store.record_stage("pool", distinct_images(10), images_per_request=4)
+        keys = store.stage_keys("pool")
+    assert len(keys) == 3
+    other = distinct_images(10)
+    other[9, 2, 2, 0] += 1
+    (tmp_path / "again").mkdir()
+    with opened(tmp_path / "again") as store:
+        for images, size in ((other, 4), (distinct_images(10), 5), (distinct_images(9), 4)):
+            with pytest.raises(RunStoreError, match="stage pool, rendered again, is not what was paid for"):
+                store.record_stage("pool", images, images_per_request=size, expected_keys=keys)
+            assert not store.has_stage("pool")
+            assert store.recorded_keys() == frozenset()
+        store.record_stage("pool", distinct_images(10), images_per_request=4, expected_keys=keys)
+        assert store.stage_keys("pool") == keys
 
 
 def damage_pages(path: Path) -> None:
