@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from teacher_server.errors import OperatorError
@@ -85,12 +85,6 @@ class TeacherSettings(BaseSettings):
             ipaddress.ip_network(address)
         return value
 
-    @model_validator(mode="after")
-    def _require_pair(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key are given together or not at all")
-        return self
-
     @classmethod
     def load(cls, **flags: object) -> Self:
         """Read environment and flags (None means not given). Raises OperatorError naming the setting."""
@@ -104,7 +98,7 @@ class TeacherSettings(BaseSettings):
             return cls(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]  # validated by pydantic
         except ValidationError as error:
             faults = [
-                f"{'.'.join(map(str, fault['loc'])) or 'together'}: {fault['msg']}"
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
                 + (f" (given: {fault['input']!r})" if _may_be_shown(fault) else "")
                 for fault in error.errors()
             ]
@@ -112,5 +106,5 @@ class TeacherSettings(BaseSettings):
 
 
 def _may_be_shown(fault: Any) -> bool:
-    """Whether the value at fault is one setting's (not all of them), is there, and holds no password."""
-    return fault["type"] != "missing" and bool(fault["loc"]) and fault["loc"][0] not in SECRET_SETTINGS
+    """Whether the value at fault is there and holds no password."""
+    return fault["type"] != "missing" and fault["loc"][0] not in SECRET_SETTINGS

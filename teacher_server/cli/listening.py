@@ -24,7 +24,8 @@ def server_config(application: "ASGIApp", settings: TeacherSettings, tls: ssl.SS
     """How uvicorn serves ``application`` by these settings."""
     import uvicorn
 
-    from teacher_server.connections import ConnectionLimits, bound_tls_reads, bounded_protocol
+    from teacher_server.connections import bound_tls_reads, bounded_protocol
+    from teacher_server.http_protocol import ConnectionLimits
 
     limits = ConnectionLimits(
         connections_max=_require_files(settings.connections_max),
@@ -65,10 +66,15 @@ def listening_url(settings: TeacherSettings, listener: socket.socket) -> str:
 def tls_context(settings: TeacherSettings) -> ssl.SSLContext | None:
     """TLS 1.2 or newer with the certificate of these settings; None without one.
 
-    Raises OperatorError for files that cannot be read, are no PEM, are encrypted or do not belong together.
+    Raises OperatorError for one without the other, and for files that cannot be read, are no PEM, are encrypted or do
+    not belong together.
     """
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None or key is None:
+        if certificate or key:
+            raise OperatorError(
+                "tls_certificate and tls_key are given together or not at all; one of them is missing"
+            )
         return None
     for name, file in (("tls_certificate", certificate), ("tls_key", key)):
         try:

@@ -24,6 +24,17 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "request_pixels_max": ("2", 2),
     "requests_in_flight_max": ("3", 3),
     "answering_threads": ("4", 4),
+    "head_timeout_s": ("2.5", 2.5),
+    "connections_max": ("5", 5),
+    "tls_certificate": ("c.pem", Path("c.pem")),
+    "tls_key": ("k.pem", Path("k.pem")),
+    "trusted_proxies": ("10.0.0.1, 192.168.0.0/16,::1", ("10.0.0.1", "192.168.0.0/16", "::1")),
+    "requests_in_flight_per_key_max": ("6", 6),
+    "classifying_threads": ("7", 7),
+    "signing_key": ("s.pem", Path("s.pem")),
+    "verify_interval_s": ("8.5", 8.5),
+    "answer_kept_s": ("9.5", 9.5),
+    "answers_bytes_max": ("10", 10),
 }
 REQUIRED = {"bundles": (Path("b"),), "ledger": "sqlite:///l.db"}
 
@@ -83,6 +94,11 @@ def test_an_unknown_flag_is_refused() -> None:
         ("request_pixels_max", "many"),
         ("requests_in_flight_max", "0"),
         ("answering_threads", "257"),
+        ("head_timeout_s", "0"),
+        ("connections_max", "0"),
+        ("trusted_proxies", "*"),
+        ("trusted_proxies", "10.0.0.1,my-proxy"),
+        ("trusted_proxies", "10.0.0.1/8"),
     ],
 )
 def test_values_that_are_not_allowed_are_named(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
