@@ -137,6 +137,13 @@ class Server:
             self.program.send(signal.SIGTERM)
             self.program.wait()
 
+    def requests_in_flight(self) -> int:
+        """Connections that clients have open to it now; each of theirs carries one request at a time."""
+        assert self.program is not None
+        established, mine = "01", f":{self.port:04X}"
+        rows = [line.split() for line in Path(f"/proc/{self.program.pid}/net/tcp").read_text().splitlines()[1:]]
+        return sum(row[1].endswith(mine) and row[3] == established for row in rows)
+
     def text(self) -> str:
         """All it has logged so far."""
         return self.log.read_text() if self.log.exists() else ""
