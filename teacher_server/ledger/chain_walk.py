@@ -1,7 +1,8 @@
 """Walking one key's chain event by event, from a table's rows or a file's lines, and naming whatever is wrong."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,6 +12,8 @@ from shared.wire.receipts import GENESIS_HASH, event_hash
 from shared.wire.signatures import is_signed_by
 from teacher_server.ledger.faults import Fault, shown
 from teacher_server.ledger.key_ring import KeyRing
+
+_RESTRICTIONS = ("expires_at", "images_per_day", "images_per_second")
 
 
 @dataclass
@@ -37,6 +40,11 @@ class ChainWalk:
     last_restore: int = 0
     signer_place: int = -1
     other_name: str = ""
+    policy: dict[str, object] = field(default_factory=dict)
+
+    def copy(self) -> "ChainWalk":
+        """To go on from, with this one left as it is."""
+        return replace(self, policy=dict(self.policy))
 
     def take(self, row: Mapping[str, Any], ring: KeyRing) -> tuple[Event | None, list[Fault]]:
         """Go on by one event, given as raw fields with ``signing_key`` and ``signature``; what is wrong with it."""
@@ -60,11 +68,26 @@ class ChainWalk:
             faults.append(f"time goes backwards, from {self.at} to {shown(event.at)}")
         self.sequence, self.hash, self.at = event.sequence, event.hash, event.at
         self.disclosure = event.disclosure
+        if event.kind in ("create", "policy") and event.format > 1:
+            self.policy |= told_policy(event)
         self.answers += event.kind == "answer"
         self.is_revoked = self.is_revoked or event.kind == "revoke"
         if event.kind == "restore":
             self.restores, self.last_restore = self.restores + 1, event.sequence
         return event, [self._fault(event.sequence, what) for what in faults]
+
+    def row_faults(self, row: Mapping[str, Any]) -> list[Fault]:
+        """The key's own row against what its events say of it."""
+        faults = self.counter_faults(spent=row["spent"], granted=row["granted"])
+        if self.events == 0:
+            return [*faults, self._fault(None, "has no events; the first of a chain tells of its creation")]
+        told = {"disclosure": self.disclosure, **self.policy}
+        for name, value in told.items():
+            if row[name] != value:
+                faults.append(self._fault(None, f"its row says {name} {shown(row[name])}, its events {shown(value)}"))
+        if bool(row["revoked_at"]) != self.is_revoked:  # as is asked of it: an empty text would not revoke
+            faults.append(self._fault(None, "its row and its events differ on whether it was revoked"))
+        return faults
 
     def counter_faults(self, *, spent: object, granted: object) -> list[Fault]:
         """The counters against the sums of the events walked."""
@@ -160,3 +183,15 @@ class ChainWalk:
         if ring.first is not None and event.at > ring.first.created_at:
             return [f"is not signed (format 1), but the ledger signs since {ring.first.created_at}"]
         return []
+
+
+def told_policy(event: Event) -> dict[str, object]:
+    """What a create or policy event says of the key's restrictions from then on, None where it has none of a kind."""
+    try:
+        detail = json.loads(event.detail or "{}")
+        if event.kind == "create":
+            return {name: detail.get(name) for name in _RESTRICTIONS}
+        told = {name: detail[name]["new"] for name in _RESTRICTIONS if name in detail}
+        return {name: None if value == "none" else value for name, value in told.items()}
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return {}  # whoever made it up had no signing key, and that is a fault already
