@@ -187,7 +187,7 @@ def test_the_log_of_another_key_is_no_log_of_this_run(bought: tuple[Path, FakeTe
         (b'{"export": {"key_name": "ada"}}\n', "line 1: export.granted: Field required"),
         (
             b'{"export": {"key_name": "ada", "granted": 1, "spent": 0, "events": 1}}\n{"event": 1}\n',
-            "line 2 is not an",
+            "line 2 is no event",
         ),
     ],
 )
