@@ -19,3 +19,10 @@ def distill_forks() -> Iterator[ForkServer]:
     """Starts `distill` commands."""
     with ForkServer("tests.reliability.distill_program:main") as forks:
         yield forks
+
+
+@pytest.fixture(scope="session")
+def crowd_forks() -> Iterator[ForkServer]:
+    """Starts client processes of a race."""
+    with ForkServer("tests.reliability.crowd_program:main") as forks:
+        yield forks
