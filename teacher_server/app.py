@@ -2,17 +2,16 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from shared.wire.contracts import Problem
-from shared.wire.error_codes import ERROR_KINDS, PROBLEM_MEDIA_TYPE
+from shared.wire.error_codes import ERROR_KINDS
 from teacher_server.admission import Admission
 from teacher_server.api import health, labels, signing_keys, teachers, usage
 from teacher_server.api.context import Server
+from teacher_server.api.documented import add_problem_schema
 from teacher_server.decoding import DecodingLimits
 from teacher_server.errors import OperatorError
 from teacher_server.labelling import Labelling
@@ -35,11 +34,6 @@ Errors are `application/problem+json` (RFC 9457) with `code` and `retryable`:
 | code | status | retryable | meaning |
 |---|---|---|---|
 """
-
-_PROBLEM_RESPONSE: dict[str, Any] = {
-    "description": "An error (RFC 9457); `retryable` says whether asking again may help",
-    "content": {PROBLEM_MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
-}
 
 
 def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
@@ -81,13 +75,13 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         version="1",
         redoc_url=None,
         lifespan=lifespan,
-        responses={"default": _PROBLEM_RESPONSE},
     )
     app.state.server = server
     app.add_middleware(RequestIdMiddleware)
     add_problem_handlers(app)
-    for module in (teachers, labels, usage, signing_keys, health):
+    for module in (labels, teachers, usage, signing_keys, health):  # the more particular addresses first
         app.include_router(module.router)
+    add_problem_schema(app)
     return app
 
 

@@ -4,9 +4,11 @@ import anyio.to_thread
 from fastapi import APIRouter
 
 from shared.wire.contracts import Health
+from shared.wire.error_codes import ErrorCode
 from teacher_server.api.context import CurrentServer
+from teacher_server.api.documented import problems
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], responses=problems())
 
 
 @router.get("/healthz", summary="Is the process alive?")
@@ -15,7 +17,11 @@ async def healthz() -> Health:
     return Health(status="ok")
 
 
-@router.get("/readyz", summary="Can a label request be answered now?")
+@router.get(
+    "/readyz",
+    summary="Can a label request be answered now?",
+    responses=problems(ErrorCode.LEDGER_UNAVAILABLE, ErrorCode.LEDGER_INCONSISTENT),
+)
 async def readyz(server: CurrentServer) -> Health:
     """503 with `ledger_unavailable` when the ledger cannot be written; teachers are warm before the port opens.
 

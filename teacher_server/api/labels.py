@@ -17,6 +17,7 @@ from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from teacher_server.api.body import FILES_FIELD, MULTIPART_MEDIA_TYPE, read_body
 from teacher_server.api.context import Caller, CurrentServer, Server
+from teacher_server.api.documented import labels_answer, problems
 from teacher_server.errors import Refusal
 from teacher_server.labelling import LabelRequest
 from teacher_server.ledger.answers import Answered
@@ -32,11 +33,42 @@ _REQUEST_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": [FILES_FIELD],
-                "properties": {FILES_FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            }
+                "additionalProperties": False,
+                "properties": {
+                    FILES_FIELD: {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+                },
+            },
+            "encoding": {FILES_FIELD: {"contentType": "image/png, image/jpeg, image/webp"}},
         },
     },
 }
+
+_RESPONSES = {
+    200: labels_answer(),
+    **problems(
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.BUDGET_EXHAUSTED,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.TEACHER_NOT_FOUND,
+        ErrorCode.NOT_ACCEPTABLE,
+        ErrorCode.BODY_TOO_LARGE,
+        ErrorCode.TOO_MANY_IMAGES,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.INVALID_IMAGES,
+        ErrorCode.INVALID_IDEMPOTENCY_KEY,
+        ErrorCode.IDEMPOTENCY_KEY_REUSED,
+        ErrorCode.STILL_RUNNING,
+        ErrorCode.ANSWER_EXPIRED,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.DAILY_BUDGET_EXHAUSTED,
+        ErrorCode.LEDGER_UNAVAILABLE,
+        ErrorCode.LEDGER_INCONSISTENT,
+    ),
+}
+
+# Said in the document only: what does not fit is refused with a code of its own.
+_KEY_SCHEMA: dict[str, Any] = {"pattern": contracts.IDEMPOTENCY_KEY_PATTERN, "minLength": 1, "maxLength": 255}
 
 
 @dataclass(frozen=True)
@@ -49,8 +81,8 @@ class _Form:
 
 def _form(
     request: Request,
-    idempotency_key: Annotated[str | None, Header()] = None,
-    accept: Annotated[str, Header()] = "*/*",
+    idempotency_key: Annotated[str | None, Header(json_schema_extra=_KEY_SCHEMA)] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "*/*",  # OpenAPI has it said by the responses
 ) -> _Form:
     request.state.body_was_read = False
     as_npy = _wants_npy(accept)
@@ -64,6 +96,7 @@ Form = Annotated[_Form, Depends(_form)]
     "/v1/teachers/{name}/labels",
     summary="Buy the teacher's answer to a batch of images",
     response_model=LabelsAnswer,
+    responses=_RESPONSES,
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
 async def buy_labels(
@@ -88,6 +121,7 @@ async def buy_labels(
     "/v1/teachers/{name}/versions/{version:path}/labels",
     summary="Buy the answer of one version of the teacher",
     response_model=LabelsAnswer,
+    responses=_RESPONSES,
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
 async def buy_labels_of_version(

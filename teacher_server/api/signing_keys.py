@@ -4,9 +4,11 @@ import anyio.to_thread
 from fastapi import APIRouter
 
 from shared.wire.contracts import SIGNING_KEYS_PATH, SigningKeys
+from shared.wire.error_codes import ErrorCode
 from teacher_server.api.context import CurrentServer
+from teacher_server.api.documented import problems
 
-router = APIRouter(tags=["receipts"])
+router = APIRouter(tags=["receipts"], responses=problems(ErrorCode.LEDGER_UNAVAILABLE))
 
 
 @router.get(SIGNING_KEYS_PATH, summary="The public keys that receipts are signed with")

@@ -1,14 +1,25 @@
 """GET /v1/teachers, a teacher and a version: what a key's holder may know; never the network or its weights."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 
 from shared.wire.contracts import TeacherCard, TeacherList
+from shared.wire.error_codes import ErrorCode
 from shared.wire.resizing import describe_preprocessing
 from teacher_server.api.context import Caller, CurrentServer, Server
+from teacher_server.api.documented import problems
 from teacher_server.ledger.keys import Key
 from teacher_server.teachers.teacher import Teacher
 
-router = APIRouter(tags=["teachers"])
+router = APIRouter(
+    tags=["teachers"],
+    responses=problems(
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.LEDGER_UNAVAILABLE,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.TEACHER_NOT_FOUND,
+        ErrorCode.INVALID_REQUEST,
+    ),
+)
 
 
 @router.get("/v1/teachers", summary="Every teacher of this server")
@@ -26,6 +37,8 @@ async def get_teacher(name: str, key: Caller, server: CurrentServer) -> TeacherC
 @router.get("/v1/teachers/{name}/versions/{version:path}", summary="One version of a teacher")
 async def get_version(name: str, version: str, key: Caller, server: CurrentServer) -> TeacherCard:
     """The same of one version."""
+    if version.endswith("/labels") and server.catalogue.find(name, version) is None:
+        raise HTTPException(405, headers={"Allow": "POST"})  # the other address, which takes purchases only
     return _card(server.labelling.teacher(name, version), key, server)
 
 

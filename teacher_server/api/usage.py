@@ -6,9 +6,14 @@ import anyio.to_thread
 from fastapi import APIRouter, Query
 
 from shared.wire.contracts import EventSignature, EventsPage, Usage
+from shared.wire.error_codes import ErrorCode
 from teacher_server.api.context import Caller, CurrentServer
+from teacher_server.api.documented import problems
 
-router = APIRouter(tags=["usage"])
+router = APIRouter(
+    tags=["usage"],
+    responses=problems(ErrorCode.UNAUTHENTICATED, ErrorCode.LEDGER_UNAVAILABLE, ErrorCode.INVALID_REQUEST),
+)
 
 EVENTS_PER_PAGE_MAX = 1000
 SEQUENCE_MAX = 2**53 - 1

@@ -96,6 +96,7 @@ def _serve(settings: TeacherSettings, tls: ssl.SSLContext | None, *, as_json: bo
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what callers send
 
     def load(served: list[Teacher]) -> list[Teacher]:
         return load_teachers(
