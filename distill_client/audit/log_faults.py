@@ -61,7 +61,9 @@ def _signature_faults(log: TeacherLog, pin: Pin | None, trusted: dict[str, str] 
     if pin is not None and keys is None and not log.at:
         return [f"the server signed with {pin.signing_key} when the run began, and now it shows no signing keys"]
     if pin is None:  # nobody was believed at the beginning; at least they must be of one line
-        trusted = trusted_keys(keys.keys, keys.keys[0].fingerprint) if keys is not None and keys.keys else {}
+        if keys is None or not keys.keys:
+            return []
+        trusted = trusted_keys(keys.keys, keys.keys[0].fingerprint)
     faults, has_begun = [], False
     for row in log.rows:
         if not row.signature.signature and row.event.format == 1 and not has_begun:

@@ -52,6 +52,7 @@ def run(
     require_free(out)
     with connected(teacher, experiment) as server:
         card = server.card()
+        pin = Pin.at_first_use(server, signing_key)
         material = read_material(experiment, card)
         check_card(experiment, card, material.pool)
         check_budget(material.cost, card)
@@ -61,7 +62,7 @@ def run(
             card,
             teacher_url=teacher,
             key_identity=key_identity(server),
-            pin=Pin.at_first_use(server, signing_key),
+            pin=pin,
             keep=material.keep,
         )
     _finish(folder, material, teacher, device, as_json=as_json)

@@ -25,14 +25,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from distill_client.cli import KEY_VARIABLE, app, main
-from distill_client.errors import AuditMismatch, BudgetExhausted, ConfigError, RunStoreError, TeacherRefused
+from distill_client.cli import KEY_VARIABLE, app, main, planning
+from distill_client.errors import (
+    AuditMismatch,
+    BudgetExhausted,
+    ConfigError,
+    ReceiptFault,
+    RunStoreError,
+    TeacherRefused,
+    TeacherUnavailable,
+)
+from distill_client.teachers.answers import read_answer
 from distill_client.teachers.native import connect
 from shared.datasets import load_dataset
+from shared.wire import contracts
 from shared.wire.contracts import Disclosure, InputSpec
 from shared.wire.images import batch_digest, image_digests
 from shared.wire.teacher_answers import TeacherAnswers, write_teacher_answers
 from teacher_server.app import create_app
+from teacher_server.ledger.audit_lines import write_export
 from teacher_server.ledger.database import Database
 from teacher_server.ledger.keys import create_key, grant_images, list_keys
 from teacher_server.ledger.opening import open_database
@@ -446,6 +457,124 @@ def test_the_installed_program(tmp_path: Path, words: list[str], code: int) -> N
     if words[0] in ("plan", "audit"):
         assert done.stdout == ""
         assert len(done.stderr.splitlines()) == 1
+
+
+def signing_key_of(served: Served, secret: str) -> str:
+    with closing(connect(served.url, secret, "fake", deadline_s=5)) as teacher:
+        keys = teacher.signing_keys()
+    assert keys is not None
+    return keys.keys[-1].fingerprint
+
+
+def test_a_run_pins_the_signing_key_it_finds_and_audits_to_files_without_a_server(
+    served: Served, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = signing_key_of(served, finished.secret)
+    assert json.loads((finished.path / "run.json").read_text())["pin"]["signing_key"] == pinned
+    assert finished.summary["audit"]["pinned"] == pinned
+    assert finished.summary["audit"]["receipts"] == 8
+    assert f"verified by the signing key pinned as {pinned}" in finished.summary["audit"]["sentence"]
+    receipts, log = tmp_path / "the receipts.jsonl", tmp_path / "log.jsonl"
+    with log.open("w") as stream:
+        write_export(served.database, "finished", stream)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    result = distill("audit", finished.path, "--log", log, "--receipts", receipts, "--json")
+    report = one_object(result)
+    assert f"8 receipts of 8 answers written to {receipts}" in result.stderr
+    assert (report["equal"], report["receipts"], report["faults"], report["differences"]) == (True, 8, [], [])
+    assert report["last_receipt"] == finished.summary["last_receipt"]
+    summary = json.loads((finished.path / "summary.json").read_text())
+    card = json.loads((finished.path / "student" / "card.json").read_text())
+    assert summary["audit"]["sentence"] == card["audit"] == report["sentence"]
+    assert "in the log of log.jsonl" in (finished.path / "student" / "README.md").read_text()
+    assert len(receipts.read_text().splitlines()) == 8
+
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:-2]))
+    cut = distill("audit", finished.path, "--log", log, "--json")
+    assert isinstance(cut.exception, AuditMismatch)
+    assert cut.exception.exit_code == 7
+    differences = json.loads(cut.stdout)["differences"]
+    assert {each["kind"] for each in differences} == {"export", "log", "evidence"}
+    assert json.loads((finished.path / "summary.json").read_text())["audit"]["equal"] is False
+    evidence = sorted((finished.path / "evidence").iterdir())
+    assert len(evidence) == 2
+    shutil.rmtree(finished.path / "evidence")
+    one_object(distill("audit", finished.path, "--json", key=finished.secret))
+    assert json.loads((finished.path / "summary.json").read_text()) == finished.summary
+
+
+def test_a_signing_key_demanded_ahead_is_pinned_or_nothing_begins(served: Served, tmp_path: Path) -> None:
+    config, secret = write_config(tmp_path / "tiny.toml", synthesis={"images": 0}), served.key("careful", budget=40)
+    words = ("run", config, "--teacher", served.url, "--out", tmp_path / "run", "--json", "--signing-key")
+    for wrong, error, message in (
+        ("abc", ConfigError, "--signing-key is 'abc'; allowed is a fingerprint of 64 hexadecimal digits"),
+        ("ab" * 32, ReceiptFault, "which does not follow by endorsements from abab"),
+    ):
+        refused = distill(*words, wrong, key=secret)
+        assert isinstance(refused.exception, error)
+        assert message in str(refused.exception)
+        assert not (tmp_path / "run").exists()
+    right = signing_key_of(served, secret)
+    assert one_object(distill(*words, right, key=secret))["audit"]["pinned"] == right
+
+
+def test_a_server_that_does_not_sign_is_said_once_and_in_the_report(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server of an earlier version: it has no such address, and its answers carry no receipts."""
+
+    def without_receipt(*arguments: Any, **keywords: Any) -> Any:
+        return replace(read_answer(*arguments, **keywords), receipt="")
+
+    monkeypatch.setattr("distill_client.teachers.native.read_answer", without_receipt)
+    monkeypatch.setattr(contracts, "SIGNING_KEYS_PATH", "/.well-known/nothing")
+    config, secret = write_config(tmp_path / "tiny.toml", synthesis={"images": 0}), served.key("unsigned", budget=40)
+    result = distill("run", config, "--teacher", served.url, "--out", tmp_path / "run", key=secret)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stderr.count("signs no receipts: the counts are not proved by receipts") == 1
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "counts not proved by receipts" in summary["audit"]["sentence"]
+    assert summary["last_receipt"] is None
+    refused = distill(
+        "run", config, "--teacher", served.url, "--out", tmp_path / "no", "--signing-key", "ab" * 32, key=secret
+    )
+    assert isinstance(refused.exception, ReceiptFault)
+
+
+def test_a_lost_store_is_fetched_again_by_resume_and_said_so(served: Served, tmp_path: Path) -> None:
+    config, secret = write_config(tmp_path / "tiny.toml", synthesis={"images": 0}), served.key("clumsy", budget=40)
+    out = tmp_path / "my run"
+    first = one_object(distill("run", config, "--teacher", served.url, "--out", out, "--json", key=secret))
+    store = out / "answers.sqlite"
+    store.write_bytes(store.read_bytes()[:8192])
+    lost = distill("audit", out, key=secret)
+    assert isinstance(lost.exception, RunStoreError)
+    result = distill("resume", out, "--json", key=secret)
+    summary = one_object(result)
+    assert "is kept as answers.sqlite.damaged-1. The answers are fetched again, at no charge" in result.stderr
+    assert {**summary, "seconds": 0} == {**first, "seconds": 0}
+    assert summary["images"]["charged_by_server"] == 40
+
+
+def test_a_plan_does_not_wait_long_for_a_dead_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "PATIENCE_S", 1.0)
+    started = time.monotonic()
+    config = write_config(tmp_path / "tiny.toml", teacher={"deadline_s": 120.0})
+    result = distill("plan", config, "--teacher", "http://127.0.0.1:9", key="tk-any")
+    assert isinstance(result.exception, TeacherUnavailable)
+    assert "no answer from 127.0.0.1:9 within 1 s" in str(result.exception)
+    assert time.monotonic() - started < 10
+    assert "settles" not in str(result.exception)
+
+
+def test_files_and_servers_are_not_compared_with_at_once(finished: Finished, tmp_path: Path) -> None:
+    result = distill("audit", finished.path, "--log", tmp_path / "x", "--teacher", "http://127.0.0.1:9")
+    assert isinstance(result.exception, ConfigError)
+    assert "give one of them" in str(result.exception)
+    missing = distill("audit", finished.path, "--log", tmp_path / "x")
+    assert isinstance(missing.exception, RunStoreError)
+    assert "cannot be read" in str(missing.exception)
 
 
 def test_a_charge_whose_answer_is_missing_here_is_found_and_put_right(served: Served, tmp_path: Path) -> None:
