@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -30,12 +31,12 @@ def export(
     The first line says what the ledger says of the key, each other holds one signed event. `teacher audit verify`,
     `distill audit --log` and docs/verify_receipts.py read it.
     """
-    database = open_database(ledger, create=False)
-    if out is None:
-        header = write_export(database, key, sys.stdout)
-    else:
-        with whole_file(out) as stream:
-            header = write_export(database, key, stream)
+    with closing(open_database(ledger, create=False)) as database:
+        if out is None:
+            header = write_export(database, key, sys.stdout)
+        else:
+            with whole_file(out) as stream:
+                header = write_export(database, key, stream)
     progress_out.print(f"key {header.key_name}: {header.events} events, {header.spent} of {header.granted} spent")
 
 
@@ -67,7 +68,8 @@ def verify(
             raise OperatorError("--key goes with a ledger; an exported history is of one key already")
         report = audit_export(file, pin=pin, receipts=receipts)
     elif ledger is not None:
-        report = audit_ledger(open_database(ledger, create=False), key_name=key, pin=pin, receipts=receipts)
+        with closing(open_database(ledger, create=False)) as database:
+            report = audit_ledger(database, key_name=key, pin=pin, receipts=receipts)
     else:
         raise OperatorError("nothing to verify: name an exported file, or a ledger with --ledger")
     typer.echo(json.dumps(_as_report(report)) if as_json else _as_text(report))

@@ -1,5 +1,6 @@
 """`teacher ledger`: make a ledger and look after it."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +24,9 @@ def init_ledger(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJ
     Keep a copy of the signing key apart from the ledger: without it nothing can be charged, and whoever has both can
     rewrite what no client holds a receipt for.
     """
-    database = open_database(ledger, create=True, signing_key=signing_key)
-    with database.reading() as connection:
-        fingerprint = current_fingerprint(connection)
+    with closing(open_database(ledger, create=True, signing_key=signing_key)) as database:
+        with database.reading() as connection:
+            fingerprint = current_fingerprint(connection)
     shown = database.address.shown
     report = {"ledger": shown, "signing_key": fingerprint, "signing_key_file": str(database.signer.file)}
     text = f"{shown}: signs with {fingerprint}, whose private key is in {database.signer.file}"
@@ -51,8 +52,8 @@ def backup(
     The signing key is not in the copy; keep one of it elsewhere. Who puts the copy to use leaves a restore event in
     every key's chain. PostgreSQL ledgers are copied by pg_dump.
     """
-    database = open_database(ledger, create=False)
-    written = back_up(database, file)
+    with closing(open_database(ledger, create=False)) as database:
+        written = back_up(database, file)
     events = sum(walk.events for walk in written.report.walks)
     report = {
         "file": str(written.file),
@@ -72,7 +73,7 @@ def rotate(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJson =
 
     With PostgreSQL, copy the new file to every machine that serves the ledger: until then those answer 503.
     """
-    database = open_database(ledger, create=False, signing_key=signing_key)
-    new = rotate_signing_key(database)
+    with closing(open_database(ledger, create=False, signing_key=signing_key)) as database:
+        new = rotate_signing_key(database)
     report = {"signing_key": new.fingerprint, "endorsed_by": new.endorsed_by, "file": str(database.signer.file)}
     print_report(report, f"signs with {new.fingerprint}, endorsed by {new.endorsed_by}", as_json=as_json)

@@ -19,9 +19,9 @@ from tests.teacher_server.ledger.tampering import execute, seal_anew
 
 INSERTED = (
     "INSERT INTO events (key_id, sequence, previous_hash, kind, at, key_name, teacher, version, images, "
-    "input_digest, answer_digest, disclosure, idempotency_key, spent, granted, hash, format, detail) SELECT key_id, 10, hash, "
-    "'grant', at, key_name, '', '', 50, '', '', disclosure, '', spent, granted + 50, hash, {}, '' FROM events "
-    "WHERE key_id = 1 AND sequence = 9"
+    "input_digest, answer_digest, disclosure, idempotency_key, spent, granted, hash, format, detail) SELECT "
+    "key_id, 10, hash, 'grant', at, key_name, '', '', 50, '', '', disclosure, '', spent, granted + 50, hash, {}, '' "
+    "FROM events WHERE key_id = 1 AND sequence = 9"
 )
 # What is done, in SQL; the event it is found at (None: no single one) and words of the sentence.
 FOUND: dict[str, tuple[list[str], int | None, str]] = {
