@@ -40,7 +40,7 @@ from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.teachers.batch_notes import BatchNotes
 from distill_client.teachers.receipts import Pin
-from distill_client.teachers.schema import damage
+from distill_client.teachers.schema import damage, forget_damaged_answers
 from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import SigningKeys, TeacherCard
 
@@ -105,6 +105,8 @@ class RunFolder:
         if is_there and not self._mends:
             return  # what is damaged inside is found when it is read
         if not (what := damage(path)):
+            if count := forget_damaged_answers(path):
+                self.set_aside = f"{self.path}: {count} answers in {LABELS_FILE} were damaged and are forgotten"
             return
         message = f"{self.path}: {LABELS_FILE}, which holds the paid answers, is {what}"
         if not self.notes.exist:

@@ -42,6 +42,10 @@ def results_table(summary: dict[str, Any]) -> Group:
     counts.add_row("in the audit log", f"{images['in_audit_log']:,}")
     counts.add_section()
     counts.add_row("all rows agree" if summary["audit"]["equal"] else "ROWS DISAGREE: distill audit", "")
+    if receipts := summary["audit"].get("receipts"):
+        counts.add_row("answers with a verified receipt", f"{receipts:,}")
+    else:
+        counts.add_row("counts not proved by receipts", "")
 
     seconds = Table("phase", "seconds", min_width=58)
     for phase, spent in summary["seconds"].items():

@@ -4,7 +4,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from distill_client.errors import RunStoreError
+from shared.wire.images import InvalidImages, answer_digest, decode_npy
 
 SCHEMA_VERSION = 2
 _SCHEMA = """
@@ -75,3 +78,27 @@ def damage(path: Path) -> str:
     if found != "ok":
         return f"damaged ({str(found).splitlines()[0]})"
     return "" if {"stages", "images", "stage_images", "batches", "answers"} <= tables else "damaged (tables are gone)"
+
+
+def forget_damaged_answers(path: Path) -> int:
+    """Forget answers that are not those that came; their batches are asked for again. Returns how many there were.
+
+    Raises RunStoreError.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            rows = connection.execute("SELECT batch, CAST(answer_npy AS BLOB), answer_digest FROM answers")
+            damaged = [(batch,) for batch, content, digest in rows if not _is_whole(content, digest)]
+            connection.executemany("DELETE FROM answers WHERE batch = ?", damaged)
+    except sqlite3.Error as error:
+        raise RunStoreError(f"{path}: the paid answers cannot be mended: {error}") from error
+    return len(damaged)
+
+
+def _is_whole(content: bytes, digest: str) -> bool:
+    try:
+        values = decode_npy(content)
+    except InvalidImages:
+        return False
+    typed = values.astype(np.int64) if values.dtype == np.int64 else values.astype(np.float32)
+    return answer_digest(typed) == digest

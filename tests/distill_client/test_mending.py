@@ -66,6 +66,25 @@ def test_a_finished_run_gets_all_its_answers_again_for_nothing(tmp_path: Path, l
     assert len(set(keys)) * 2 == len(keys), "every batch was asked for twice, under its own key"
 
 
+@pytest.mark.parametrize("damaged", ["x'00'", "answer_npy || x'00'", "substr(answer_npy, 1, 90) || zeroblob(600)"])
+def test_single_damaged_answers_are_fetched_again_and_no_others(tmp_path: Path, damaged: str) -> None:
+    teacher, path = FakeTeacher(budget=100, signer=Signer()), tmp_path / "run"
+    begin(path, tiny_config(), teacher)
+    first, calls = bring_to_its_end(path, teacher), teacher.calls
+    with closing(sqlite3.connect(path / STORE)) as connection, connection:
+        connection.execute(f"UPDATE answers SET answer_npy = CAST({damaged} AS BLOB) WHERE batch IN (2, 5)")  # noqa: S608
+    with (
+        open_run(path) as folder,
+        pytest.raises(RunStoreError, match=r"batch 2 is damaged.*`distill resume` fetches"),
+    ):
+        folder.labels.labelled("pool")
+    with open_run(path, mends=True) as folder:
+        assert "2 answers in answers.sqlite were damaged" in folder.set_aside
+    again = bring_to_its_end(path, teacher)
+    assert (teacher.calls - calls, teacher.spent) == (2, 100)
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+
+
 @pytest.mark.parametrize("lost_at", [2, 5, 8])
 def test_a_store_lost_in_mid_run_costs_nothing_twice(tmp_path: Path, lost_at: int) -> None:
     """The budget is exact: what is fetched again must not count as still to be bought."""
