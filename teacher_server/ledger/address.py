@@ -34,11 +34,14 @@ class LedgerAddress:
 
 def parse_ledger_url(url: str) -> LedgerAddress:
     """Read a ledger URL. Raises OperatorError that says what is allowed and never repeats a password."""
+    if not url.isprintable():
+        raise OperatorError(f"ledger holds control characters, or bytes that are no UTF-8; allowed is {ALLOWED}")
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
         # What cannot be taken apart cannot be masked.
-        shown = "an URL that cannot be read" if "@" in url or "password" in url.lower() else repr(url)
+        may_hold_one = "@" in url or "password" in url.lower() or url.count(":") > 1
+        shown = "an URL that cannot be read" if may_hold_one else repr(url)
         raise OperatorError(f"ledger is {shown}; allowed is {ALLOWED}") from error
     if parsed.drivername in _POSTGRESQL:
         if not parsed.database:
