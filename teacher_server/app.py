@@ -9,6 +9,7 @@ from fastapi_offline import FastAPIOffline
 
 from shared.wire.error_codes import ERROR_KINDS
 from teacher_server.admission import Admission
+from teacher_server.alerting import BudgetAlerts
 from teacher_server.api import health, labels, signing_keys, teachers, usage
 from teacher_server.api.context import Server
 from teacher_server.api.documented import add_problem_schema
@@ -24,6 +25,8 @@ from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher
 from teacher_server.upkeep import Upkeep
+from teacher_server.webhook_address import read_signing_secret
+from teacher_server.webhooks import Webhook
 
 _DESCRIPTION = """
 A private image classifier that can only be queried: every image is charged to the key's budget, and every charge is
@@ -46,7 +49,8 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         settings.ledger, create=True, signing_key=settings.signing_key, lock_timeout_s=settings.ledger_timeout_s
     )
     database.share_commits()
-    ledger = Ledger(database)
+    alerts = BudgetAlerts(database, _webhook(settings))
+    ledger = Ledger(database, charged=alerts.charged)
     require_versions_unchanged(ledger, catalogue.all())
     admission = Admission(
         requests_max=settings.requests_in_flight_max, requests_per_key_max=settings.requests_in_flight_per_key_max
@@ -65,7 +69,7 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with Upkeep(database, consistency, settings):
+        with Upkeep(database, consistency, settings), alerts:
             yield
         ledger.close()
 
@@ -94,6 +98,13 @@ def require_versions_unchanged(ledger: Ledger, teachers: Iterable[Teacher]) -> N
                 f"teacher {teacher.name!r}: version is {teacher.version!r}, under which this ledger holds answers of "
                 "a bundle with other weights, classes or input; give what changed another version"
             )
+
+
+def _webhook(settings: TeacherSettings) -> Webhook | None:
+    url, secret = settings.alert_webhook, settings.alert_webhook_secret
+    if url is None:
+        return None
+    return Webhook(url.get_secret_value(), read_signing_secret(secret.get_secret_value()) if secret else None)
 
 
 def _error_rows() -> str:

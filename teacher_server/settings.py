@@ -5,13 +5,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from teacher_server.errors import OperatorError
+from teacher_server.webhook_address import read_signing_secret, require_webhook_url
 
 ENV_PREFIX = "TEACHER_"
-SECRET_SETTINGS = frozenset({"ledger"})  # may hold a password, so that its value is in no message
+# May hold a password, so that their values are in no message.
+SECRET_SETTINGS = frozenset({"ledger", "alert_webhook", "alert_webhook_secret"})
 
 
 class TeacherSettings(BaseSettings):
@@ -67,6 +69,8 @@ class TeacherSettings(BaseSettings):
         86_400.0, gt=0, description="seconds for which an answer's values are stored; then they are computed again"
     )
     answers_bytes_max: int = Field(2**30, ge=0, description="bytes of stored values; the oldest go first")
+    alert_webhook: SecretStr | None = Field(None, description="URL that budget alerts are posted to; see below")
+    alert_webhook_secret: SecretStr | None = Field(None, description="what they are signed with: whsec_BASE64")
 
     @field_validator("bundles", mode="before")
     @classmethod
@@ -83,6 +87,20 @@ class TeacherSettings(BaseSettings):
     def _require_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for address in value:  # uvicorn would take anything else for a name that no peer ever has
             ipaddress.ip_network(address)
+        return value
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _require_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            require_webhook_url(value.get_secret_value())
+        return value
+
+    @field_validator("alert_webhook_secret")
+    @classmethod
+    def _require_signing_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            read_signing_secret(value.get_secret_value())
         return value
 
     @classmethod

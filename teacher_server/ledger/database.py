@@ -142,6 +142,18 @@ class Database:
             with self.writing():
                 pass  # its first act
 
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Keep out other processes on this ledger that ask for this too; False where one of them is in.
+
+        For what may take long, as no transaction is open meanwhile. Raises Refusal(ledger_unavailable).
+        """
+        try:
+            with self._backend.alone() as is_alone:
+                yield is_alone
+        except SQLAlchemyError as error:
+            raise Refusal(ErrorCode.LEDGER_UNAVAILABLE, _UNAVAILABLE, charged="no") from error
+
     def close(self) -> None:
         """Finish what waits and close every connection."""
         if self._group is not None:

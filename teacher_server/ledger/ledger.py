@@ -1,6 +1,8 @@
 """What the rest of the server asks of the ledger, in one object that is handed around."""
 
-from shared.wire.contracts import SigningKeys
+from collections.abc import Callable
+
+from shared.wire.contracts import Event, SigningKeys
 from teacher_server.errors import Refusal
 from teacher_server.ledger import answers, charging, refusals, signing
 from teacher_server.ledger.answers import Answered, Expired, Question
@@ -15,8 +17,10 @@ from teacher_server.ledger.limits import Standing, read_standing, refuse_by_limi
 class Ledger:
     """Keys, charges and histories of one database; every method may be called from any thread."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, charged: Callable[[Event], None] = lambda _: None) -> None:
+        """``charged`` is told of every new charge; it must return at once."""
         self._database = database
+        self._charged = charged
 
     def authenticate(self, secret: str) -> Key:
         """See ``authentication.authenticate``."""
@@ -32,7 +36,10 @@ class Ledger:
 
     def charge(self, question: Question, computed: Computed, *, request_id: str) -> Answered | Expired:
         """See ``charging.charge``."""
-        return charging.charge(self._database, question, computed, request_id=request_id)
+        answered = charging.charge(self._database, question, computed, request_id=request_id)
+        if isinstance(answered, Answered) and not answered.is_replay:
+            self._charged(answered.event)
+        return answered
 
     def require_room(self, key: Key, images: int, *, ahead: int) -> None:
         """Raise Refusal, as ``limits.refuse_by_limits``, where a charge would be refused; before it is worked for."""

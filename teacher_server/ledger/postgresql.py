@@ -1,12 +1,16 @@
 """A ledger in PostgreSQL: several server processes may serve it at once."""
 
-from sqlalchemy import URL, Connection, create_engine, text
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import URL, Connection, Engine, create_engine, text
 
 from teacher_server.ledger.backend import Backend
 
 CONNECTIONS_MAX = 16  # of one process; PostgreSQL itself takes 100 unless told otherwise
 _CONNECT_TIMEOUT_S = 5
-_MIGRATION_LOCK = 0x7EAC4E5  # any number that nobody else takes
+_MIGRATION_LOCK = 0x7EAC4E5  # any two numbers that nobody else takes
+_ALONE_LOCK = 0x7EAC4E6
 
 
 def open_postgresql(url: URL, *, lock_timeout_s: float) -> Backend:
@@ -40,8 +44,22 @@ def open_postgresql(url: URL, *, lock_timeout_s: float) -> Backend:
         require_there=lambda: None,
         lock_for_migration=_lock_for_migration,
         has_one_writer=False,
+        alone=lambda: _alone(engine),
     )
 
 
 def _lock_for_migration(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATION_LOCK})
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[bool]:
+    """A lock of the session, which ends with it however it ends; no transaction stays open meanwhile."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        number = {"number": _ALONE_LOCK}
+        is_alone = bool(connection.execute(text("SELECT pg_try_advisory_lock(:number)"), number).scalar_one())
+        try:
+            yield is_alone
+        finally:
+            if is_alone:
+                connection.execute(text("SELECT pg_advisory_unlock(:number)"), number)

@@ -1,5 +1,6 @@
 """A ledger in one SQLite file: WAL, synchronous=FULL, transactions begun as writer."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def open_sqlite(file: Path, *, lock_timeout_s: float) -> Backend:
         require_there=require_there,
         lock_for_migration=None,
         has_one_writer=True,
+        alone=lambda: nullcontext(True),  # one server per file
     )
 
 
