@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from teacher_server.errors import OperatorError
 from teacher_server.settings import TeacherSettings
 
+SIGNING_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 # Every setting: how it is written in the environment, and what that means.
 EXAMPLES: dict[str, tuple[str, Any]] = {
     "bundles": ("one:two/three", (Path("one"), Path("two/three"))),
@@ -35,6 +37,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "verify_interval_s": ("8.5", 8.5),
     "answer_kept_s": ("9.5", 9.5),
     "answers_bytes_max": ("10", 10),
+    "alert_webhook": ("https://a.example/T/B", SecretStr("https://a.example/T/B")),
+    "alert_webhook_secret": (SIGNING_SECRET, SecretStr(SIGNING_SECRET)),
 }
 REQUIRED = {"bundles": (Path("b"),), "ledger": "sqlite:///l.db"}
 
@@ -125,3 +129,23 @@ def test_settings_do_not_change_afterwards() -> None:
 def test_what_is_missing_is_named_without_what_was_given() -> None:
     with pytest.raises(OperatorError, match=r"^settings: bundles: Field required$"):
         TeacherSettings.load(ledger="sqlite:///l.db")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("alert_webhook", "gopher://T0P-S3CR3T"), ("alert_webhook_secret", "whsec_T0P-S3CR3T")]
+)
+def test_secrets_that_are_not_allowed_are_named_but_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"TEACHER_{name.upper()}", text)
+    with pytest.raises(OperatorError, match=f"{name}.*allowed is") as error:
+        TeacherSettings.load(**REQUIRED)
+    assert "S3CR3T" not in str(error.value)
+
+
+def test_secrets_are_not_shown_with_the_other_settings() -> None:
+    settings = TeacherSettings.load(
+        **REQUIRED, alert_webhook="https://a.example/T0P", alert_webhook_secret=SIGNING_SECRET
+    )
+    assert "T0P" not in repr(settings)
+    assert SIGNING_SECRET not in str(settings)
