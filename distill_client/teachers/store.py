@@ -227,19 +227,17 @@ class PaidLabels:
         rows = self._read("SELECT answer_npy, answer_digest FROM answers WHERE batch = ?", batch)
         if not rows:
             raise RunStoreError(f"{self._path}: batch {batch} has no answer yet; `distill resume` buys it")
-        again = "`distill resume` fetches it again, at no charge"
+        damaged = (
+            f"{self._path}: the answer to batch {batch} is damaged (`distill resume` fetches it again, for free)"
+        )
         try:
             values = decode_npy(rows[0][0])
         except InvalidImages as error:
-            raise RunStoreError(
-                f"{self._path}: the answer to batch {batch} is damaged: {error}. {_RESUME}"
-            ) from error
+            raise RunStoreError(f"{damaged}: {error}") from error
         is_labels = values.dtype == np.int64
         typed: Values = values.astype(np.int64) if is_labels else values.astype(np.float32)
         if answer_digest(typed) != rows[0][1]:
-            raise RunStoreError(
-                f"{self._path}: the answer to batch {batch} is damaged: its digest differs. {_RESUME}"
-            )
+            raise RunStoreError(f"{damaged}: its digest differs")
         return typed
 
     def purchases(self) -> list[Purchase]:
