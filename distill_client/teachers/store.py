@@ -228,7 +228,7 @@ class PaidLabels:
         if not rows:
             raise RunStoreError(f"{self._path}: batch {batch} has no answer yet; `distill resume` buys it")
         damaged = (
-            f"{self._path}: the answer to batch {batch} is damaged (`distill resume` fetches it again, for free)"
+            f"{self._path}: the answer to batch {batch} is damaged (`distill resume` fetches it again)"
         )
         try:
             values = decode_npy(rows[0][0])
