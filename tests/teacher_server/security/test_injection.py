@@ -136,9 +136,9 @@ def test_keys_idempotency_keys_and_other_headers(served: Served) -> None:
     whole(served, spent=bought)
     for text in SQL[1:4]:  # one that is allowed is kept as it is, and found again
         key = text.replace(" ", "_")
-        heard = [_buy_under(served, key, body) for _ in range(2)]
-        assert [answer.headers["idempotency-key"] for answer in heard] == [key, key]
-        assert [answer.headers["idempotency-replayed"] for answer in heard] == ["false", "true"]
+        twice = [_buy_under(served, key, body) for _ in range(2)]
+        assert [answer.headers["idempotency-key"] for answer in twice] == [key, key]
+        assert [answer.headers["idempotency-replayed"] for answer in twice] == ["false", "true"]
         bought += 1
     whole(served, spent=bought)
 
