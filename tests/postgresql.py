@@ -30,9 +30,9 @@ _GUARD = Path(__file__).with_name("postgresql_guard.py")
 class PostgreSQL:
     """One server. Every commit is fsynced, as in production."""
 
-    def __init__(self) -> None:
-        # Short, as the path of a socket may have 107 bytes; its user, whom the wheel makes for root, must reach it.
-        self._home = Path(tempfile.mkdtemp(prefix="ledger-pg-"))
+    def __init__(self, parent: Path | None = None) -> None:
+        """Its folder is made in ``parent``, which is short: the path of a socket may have 107 bytes."""
+        self._home = Path(tempfile.mkdtemp(prefix="ledger-pg-", dir=parent))
         self.folder = self._home / "data"
         server = get_server(self.folder, cleanup_mode=None, start=False)
         server.ensure_pgdata_inited()
@@ -73,6 +73,11 @@ class PostgreSQL:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait(_PATIENCE_S)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has neither been killed nor given up."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         """End it and remove its folder."""

@@ -5,6 +5,8 @@ They answer at once and what they answer can be checked: ``numbers`` gives back 
 """
 
 import os
+import resource
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,6 +58,9 @@ def _teachers(_folders: Iterable[Path], **_settings: Any) -> list[Teacher]:
 
 
 def main() -> None:
-    """`teacher ...` with these teachers."""
+    """`teacher ...` with these teachers; on a disk that takes no more, where TEST_FILE_BYTES_MAX is given."""
+    if limit := os.environ.get("TEST_FILE_BYTES_MAX"):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing is refused then, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
     loading.load_teachers = _teachers  # type: ignore[assignment]  # it is asked with its own arguments
     cli.main()

@@ -1,0 +1,74 @@
+"""A TCP door to a PostgreSQL of the tests that breaks connections while a commit is under way."""
+
+import itertools
+import re
+import select
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+_BEGIN, _READ_ONLY = b"BEGIN", b"READ ONLY"
+_COMMIT = re.compile(rb"COMMIT(?!TED)")
+_CHUNK = 1 << 16
+
+
+class CommitCutter:
+    """Listens on a port of this machine and cuts every ``every``-th commit of something written.
+
+    Every other one before it reached the database, the rest after.
+    Cut after: the database commits, and nobody hears of it. ``cut_before`` and ``cut_after`` count.
+    """
+
+    def __init__(self, target: Path, *, every: int) -> None:
+        self._target, self._every = target, every
+        self._commits = itertools.count(1)
+        self.cut_before = self.cut_after = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as database, suppress(OSError):
+            database.connect(str(self._target))
+            is_reading = False
+            while True:
+                for readable in select.select([client, database], [], [])[0]:
+                    content = readable.recv(_CHUNK)
+                    if not content:
+                        return
+                    if readable is client and _BEGIN in content:
+                        is_reading = _READ_ONLY in content
+                    if (
+                        readable is client
+                        and _COMMIT.search(content)
+                        and not is_reading
+                        and self._cuts(database, content)
+                    ):
+                        return
+                    (database if readable is client else client).sendall(content)
+
+    def _cuts(self, database: socket.socket, content: bytes) -> bool:
+        number = next(self._commits)
+        if number % self._every:
+            return False
+        if number // self._every % 2:
+            self.cut_before += 1
+            return True
+        database.sendall(content)
+        database.recv(_CHUNK)  # it has committed
+        self.cut_after += 1
+        return True
