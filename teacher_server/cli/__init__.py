@@ -2,7 +2,7 @@
 
 import typer
 
-from teacher_server.cli import audit, bundles, keys, ledger, serving, training
+from teacher_server.cli import audit, bundles, keys, ledger, serving, training, usage
 from teacher_server.errors import OperatorError, Refusal
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app.command()(serving.serve)
 app.command()(serving.reload)
 app.command()(training.train)
 app.command()(training.predict)
+app.command()(usage.usage)
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")

@@ -1,6 +1,9 @@
 """`teacher keys`: issue and manage API keys."""
 
 import json
+import re
+from contextlib import closing
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -11,9 +14,15 @@ from teacher_server.cli.options import AsJson, Ledger, SigningKeyFile
 from teacher_server.cli.reporting import out, print_report, progress_out
 from teacher_server.errors import OperatorError
 from teacher_server.ledger import keys as ledger_keys
+from teacher_server.ledger.key_rotation import old_secret_valid_until, rotate_secret
+from teacher_server.ledger.ledger import Ledger as OpenLedger
 from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.policies import change_policy
 
 app = typer.Typer(help="Issue and manage API keys; works while the server runs.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Option(help="which key")]
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @app.command("create")
@@ -23,22 +32,22 @@ def create_key(
     budget: Annotated[int, typer.Option(help="images it may buy answers for")],
     disclosure: Annotated[str, typer.Option(help="probabilities, top-k:K or label")] = "probabilities",
     expires: Annotated[str | None, typer.Option(help="2026-12-31 (to its end, UTC) or a full time")] = None,
+    images_per_day: Annotated[str, typer.Option(help="images it may buy in a day (UTC), or none")] = "none",
+    images_per_second: Annotated[str, typer.Option(help="images a second, over any 10 seconds, or none")] = "none",
     signing_key: SigningKeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Issue a key and print its secret: the only time it is shown."""
-    try:
-        parsed = Disclosure.parse(disclosure)
-    except ValueError as error:
-        raise OperatorError(str(error)) from error
+    parsed = _disclosure(disclosure)
     expires_at = ledger_keys.parse_expiry(expires) if expires else None
-    key, secret = ledger_keys.create_key(
-        open_database(ledger, create=True, signing_key=signing_key),
-        name=name,
-        budget=budget,
-        disclosure=parsed,
-        expires_at=expires_at,
+    limits = ledger_keys.KeyLimits(
+        _limit(images_per_day, "images_per_day"), _limit(images_per_second, "images_per_second")
     )
+    limits.require_allowed()  # before a ledger is made that is not there
+    with closing(open_database(ledger, create=True, signing_key=signing_key)) as database:
+        key, secret = ledger_keys.create_key(
+            database, name=name, budget=budget, disclosure=parsed, expires_at=expires_at, limits=limits
+        )
     print_report({"key": secret, **_key_report(key)}, secret, as_json=as_json)
     if not as_json:
         progress_out.print(f"key {name}: {budget} images, {parsed}. Shown once; only its hash is stored.")
@@ -46,48 +55,142 @@ def create_key(
 
 @app.command("list")
 def list_keys(ledger: Ledger, as_json: AsJson = False) -> None:
-    """Show every key with its budget."""
-    reports = [_key_report(key) for key in ledger_keys.list_keys(open_database(ledger, create=False))]
+    """Show every key with its budget and limits."""
+    with closing(open_database(ledger, create=False)) as database:
+        reports = [_key_report(key) for key in ledger_keys.list_keys(database)]
     if as_json:
         typer.echo(json.dumps({"keys": reports}))
         return
-    table = Table(*(["name", "granted", "spent", "remaining", "disclosure", "status", "expires"]))
+    table = Table()
+    for header in ("name", "granted", "spent", "remaining", "per day", "per s", "disclosure", "status", "expires"):
+        table.add_column(header, overflow="fold")
     for report in reports:
-        table.add_row(*[_cell(report[column.header]) for column in table.columns if isinstance(column.header, str)])
+        names = ("name", "granted", "spent", "remaining", "images_per_day", "images_per_second", "disclosure")
+        table.add_row(*[_cell(report[name]) for name in (*names, "status", "expires")])
     out.print(table)
+
+
+@app.command("show")
+def show_key(ledger: Ledger, name: Name, as_json: AsJson = False) -> None:
+    """Show one key: its budget, its limits and what they leave it now, and until when an old secret is valid."""
+    with closing(open_database(ledger, create=False)) as database:
+        key = ledger_keys.find_key(database, name)
+        standing = OpenLedger(database).standing(key)
+        old_secret = old_secret_valid_until(database, key)
+    report = _key_report(key) | {
+        "remaining_today": standing.day.remaining if standing.day else None,
+        "remaining_in_10_seconds": standing.rate.remaining if standing.rate else None,
+        "old_secret_valid_until": old_secret,
+    }
+    width = max(map(len, report))
+    text = "\n".join(f"{field:<{width}}  {_cell(value) or '-'}" for field, value in report.items())
+    print_report(report, text, as_json=as_json)
 
 
 @app.command("grant")
 def grant(
     ledger: Ledger,
-    name: Annotated[str, typer.Option(help="which key")],
+    name: Name,
     images: Annotated[int, typer.Argument(help="how many images to add to its budget")],
     signing_key: SigningKeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Add to a key's budget."""
-    key = ledger_keys.grant_images(
-        open_database(ledger, create=False, signing_key=signing_key), name=name, images=images
-    )
+    with closing(open_database(ledger, create=False, signing_key=signing_key)) as database:
+        key = ledger_keys.grant_images(database, name=name, images=images)
     print_report(_key_report(key), f"{name}: granted {key.granted}, spent {key.spent}", as_json=as_json)
 
 
-@app.command("revoke")
-def revoke(
+@app.command("set")
+def set_policy(
     ledger: Ledger,
-    name: Annotated[str, typer.Option(help="which key")],
+    name: Name,
+    expires: Annotated[str | None, typer.Option(help="2026-12-31 (to its end, UTC), a full time, or never")] = None,
+    disclosure: Annotated[str | None, typer.Option(help="probabilities, top-k:K or label")] = None,
+    images_per_day: Annotated[str | None, typer.Option(help="images it may buy in a day (UTC), or none")] = None,
+    images_per_second: Annotated[
+        str | None, typer.Option(help="images a second, over any 10 seconds, or none")
+    ] = None,
     signing_key: SigningKeyFile = None,
     as_json: AsJson = False,
 ) -> None:
+    """Change what a key may see and buy, or when it ends; what is not given stays as it is."""
+    changes: dict[str, str | int | None] = {}
+    if expires is not None:
+        changes["expires_at"] = None if expires == "never" else ledger_keys.parse_expiry(expires)
+    if disclosure is not None:
+        changes["disclosure"] = str(_disclosure(disclosure))
+    if images_per_day is not None:
+        changes["images_per_day"] = _limit(images_per_day, "images_per_day")
+    if images_per_second is not None:
+        changes["images_per_second"] = _limit(images_per_second, "images_per_second")
+    if not changes:
+        raise OperatorError("nothing to set; give --expires, --disclosure, --images-per-day or --images-per-second")
+    with closing(open_database(ledger, create=False, signing_key=signing_key)) as database:
+        key = change_policy(database, name=name, changes=changes)
+    report = _key_report(key)
+    shown = ("disclosure", "images_per_day", "images_per_second", "expires")
+    text = ", ".join(f"{field} {_cell(report[field]) or 'none'}" for field in shown)
+    print_report(report, f"{name}: {text}", as_json=as_json)
+
+
+@app.command("rotate")
+def rotate(
+    ledger: Ledger,
+    name: Name,
+    overlap: Annotated[str, typer.Option(help="how long the old secret stays valid: 24h, 30m, 7d, or 0")] = "24h",
+    signing_key: SigningKeyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a key a new secret and print it, the only time it is shown; the old one stays valid for a while."""
+    length = _length(overlap)
+    with closing(open_database(ledger, create=False, signing_key=signing_key)) as database:
+        key, secret, until = rotate_secret(database, name=name, overlap=length)
+    report = {"key": secret, **_key_report(key), "old_secret_valid_until": until}
+    print_report(report, secret, as_json=as_json)
+    if not as_json:
+        progress_out.print(
+            f"key {name}: the old secret is {f'valid until {until}' if until else 'not valid any more'}"
+        )
+
+
+@app.command("revoke")
+def revoke(ledger: Ledger, name: Name, signing_key: SigningKeyFile = None, as_json: AsJson = False) -> None:
     """Take a key out of use for ever."""
-    key = ledger_keys.revoke_key(open_database(ledger, create=False, signing_key=signing_key), name=name)
+    with closing(open_database(ledger, create=False, signing_key=signing_key)) as database:
+        key = ledger_keys.revoke_key(database, name=name)
     print_report(_key_report(key), f"{name}: revoked at {key.revoked_at}", as_json=as_json)
+
+
+def _disclosure(text: str) -> Disclosure:
+    try:
+        return Disclosure.parse(text)
+    except ValueError as error:
+        raise OperatorError(str(error)) from error
+
+
+def _limit(text: str, name: str) -> int | None:
+    if text == "none":
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise OperatorError(f"{name} is {text!r}; allowed are a number of images, 1 or more, and none")
+    return int(text)
+
+
+def _length(text: str) -> timedelta:
+    if text == "0":
+        return timedelta(0)
+    if not (match := re.fullmatch(r"([0-9]{1,8})([smhd])", text)):
+        raise OperatorError(f"overlap is {text!r}; allowed are 0 and a number with s, m, h or d, such as 24h")
+    return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
 
 
 def _key_report(key: ledger_keys.Key) -> dict[str, Any]:
     return {
         "name": key.name,
         **key.usage.model_dump(),
+        "images_per_day": key.limits.images_per_day,
+        "images_per_second": key.limits.images_per_second,
         "disclosure": str(key.disclosure),
         "status": key.status,
         "created": key.created_at,

@@ -67,6 +67,8 @@ def test_create_prints_one_object_with_the_secret(ledger_url: str) -> None:
         "granted": 7,
         "spent": 0,
         "remaining": 7,
+        "images_per_day": None,
+        "images_per_second": None,
         "disclosure": "top-k:3",
         "status": "active",
         "expires": "3000-01-01T00:00:00.000000+00:00",
@@ -116,7 +118,7 @@ def test_grant_and_revoke_while_a_server_has_the_ledger(database: Database, ledg
         assert refusal.value.code is ErrorCode.UNAUTHENTICATED
         assert run_json("keys", "revoke", "--ledger", ledger_url, "--name", "ada") == revoked
     assert [event.kind for event in history(database, key)] == [
-        "create", "answer", "grant", "grant", "answer", "revoke",
+        "create", "answer", "grant", "grant", "answer", "revoke", "refuse",
     ]  # fmt: skip
     require_sound(database)
 
@@ -163,8 +165,10 @@ def test_names_are_taken_once(ledger_url: str) -> None:
 
 
 def test_migrate_reports_the_schema(ledger_url: str) -> None:
-    assert run_json("ledger", "migrate", "--ledger", ledger_url) == {"ledger": ledger_url, "schema": "0001"}
-    assert run("ledger", "migrate", "--ledger", ledger_url) == f"{ledger_url}: schema 0001\n"
+    assert "no such file" in mistake("ledger", "migrate", "--ledger", ledger_url)
+    run("ledger", "init", "--ledger", ledger_url)
+    assert run_json("ledger", "migrate", "--ledger", ledger_url) == {"ledger": ledger_url, "schema": "0002"}
+    assert run("ledger", "migrate", "--ledger", ledger_url) == f"{ledger_url}: schema 0002\n"
 
 
 # --- serve --------------------------------------------------------------------------------------------------------
