@@ -1,8 +1,12 @@
 """Secrets stay where they belong: in no log, no error, no list of processes, no file that others can read."""
 
+import base64
 import re
 import socket
+import threading
+import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -182,3 +186,50 @@ def test_a_taken_port_is_a_message(teacher_forks: ForkServer, tmp_path: Path) ->
         code, told = told_by(teacher_forks, tmp_path, "serve", "--bundle", "x", "--port", port, env=place.env)
     assert code == 2
     assert "cannot listen" in told
+
+
+class _Taker(BaseHTTPRequestHandler):
+    """A webhook's other end."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        assert isinstance(self.server, _Webhook)
+        self.server.taken += 1
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Webhook(ThreadingHTTPServer):
+    taken = 0
+
+
+def test_a_webhook_s_address_and_secret_are_in_no_log(serve: Serve) -> None:
+    """Whoever knows the address may post to it, so it is a secret as much as the key that signs."""
+    signing = "whsec_" + base64.b64encode(b"correct-horse-battery-staple-xyz").decode()
+    with _Webhook(("127.0.0.1", 0), _Taker) as webhook:
+        threading.Thread(target=webhook.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{webhook.server_port}/services/{PASSWORD}"
+        served = serve(TEACHER_ALERT_WEBHOOK=address, TEACHER_ALERT_WEBHOOK_SECRET=signing)
+        with served.client() as client:
+            assert served.buy(client, *range(600)).status_code == 200
+        wait_until(lambda: webhook.taken > 0)
+        webhook.shutdown()
+    with served.client() as client:  # nobody listens there any more
+        assert served.buy(client, *range(600, 990)).status_code == 200
+    time.sleep(1.5)
+    assert "50 %" in served.server.text()
+    for secret in (PASSWORD, address, signing, signing[6:]):
+        assert secret not in served.server.text()
+
+
+@pytest.mark.parametrize("name", ["TEACHER_ALERT_WEBHOOK", "TEACHER_ALERT_WEBHOOK_SECRET"])
+def test_a_bad_webhook_is_not_repeated(teacher_forks: ForkServer, tmp_path: Path, name: str) -> None:
+    env = sqlite_place(tmp_path).env | {"TEACHER_BUNDLES": "x"}
+    for value in (f"ftp://x/{PASSWORD}", f"https://{PASSWORD}:{PASSWORD}@[/", f"whsec_{PASSWORD}!", PASSWORD):
+        code, told = told_by(teacher_forks, tmp_path, "serve", env=env | {name: value})
+        assert code == 2
+        assert PASSWORD not in told
+        assert name.removeprefix("TEACHER_").lower() in told
