@@ -8,6 +8,7 @@ from shared.wire.resizing import describe_preprocessing
 from teacher_server.api.context import Caller, CurrentServer, Server
 from teacher_server.api.documented import problems
 from teacher_server.ledger.keys import Key
+from teacher_server.ledger.limits import RATE_WINDOW_S
 from teacher_server.teachers.teacher import Teacher
 
 router = APIRouter(
@@ -50,10 +51,20 @@ def _card(teacher: Teacher, key: Key, server: Server) -> TeacherCard:
         classes=list(teacher.class_names),
         input=teacher.input,
         preprocessing=describe_preprocessing(teacher.input.resize),
-        images_per_request_max=server.settings.images_per_request_max,
+        images_per_request_max=_images_per_request_max(key, server),
         body_bytes_max=server.settings.body_bytes_max,
         test_accuracy=teacher.test_accuracy,
         test_dataset=teacher.test_dataset,
         disclosure=str(key.disclosure),
         budget=key.usage,
     )
+
+
+def _images_per_request_max(key: Key, server: Server) -> int:
+    """A larger batch would never be answered: it is charged whole, and no window of the key holds it."""
+    most, limits = [server.settings.images_per_request_max], key.limits
+    if limits.images_per_day is not None:
+        most.append(limits.images_per_day)
+    if limits.images_per_second is not None:
+        most.append(limits.images_per_second * RATE_WINDOW_S)
+    return min(most)

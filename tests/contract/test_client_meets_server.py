@@ -1,5 +1,6 @@
 """The real client's transport against the real application, in one process."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -8,10 +9,11 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
+import stamina
 
 from distill_client.audit import audit_run, read_log
-from distill_client.errors import BudgetExhausted, TeacherChanged, TeacherRefused
-from distill_client.teachers.buying import buy_stage
+from distill_client.errors import BudgetExhausted, TeacherChanged, TeacherRefused, TeacherUnavailable
+from distill_client.teachers.buying import buy_stage, images_per_request
 from distill_client.teachers.native import NativeTeacher
 from distill_client.teachers.protocol import Answer
 from distill_client.teachers.protocol import Teacher as TeacherProtocol
@@ -155,6 +157,34 @@ def test_an_answer_lost_after_its_charge_is_got_without_another(world: World, lo
     assert [event.images for event in events if event.kind == "answer"] == [6]
     assert world.connect(secret).usage().spent == 6
     assert world.classifier.batches == [6]  # and nothing was computed twice
+
+
+def test_a_day_that_is_used_up_ends_at_once_and_names_midnight(world: World) -> None:
+    teacher = world.connect(world.key(images_per_day=20))
+    assert teacher.card().images_per_request_max == 20, "no larger batch would ever be answered"
+    teacher.label(some_images(16), "key-1")
+    with pytest.raises(
+        TeacherUnavailable,
+        match=r"daily_budget_exhausted: 16 images asked for, 4 of 20 per day remain .* left alone until .* "
+        r"00:00:0\d UTC.*Nothing was charged",
+    ) as caught:
+        teacher.label(some_images(16, seed=1), "key-2")
+    assert caught.value.charged == "no"
+    assert teacher.label(some_images(4, seed=2), "key-3").spent == 20
+
+
+def test_a_stage_is_bought_at_the_pace_that_the_key_has(world: World, tmp_path: Path) -> None:
+    """20 images at 1 per second, in windows of 10 s, within a deadline that is no longer than one pause."""
+    teacher = world.connect(world.key(images_per_second=1), deadline_s=11)
+    card = teacher.card()
+    assert card.images_per_request_max == 10
+    started = time.monotonic()
+    with closing(PaidLabels(tmp_path / "answers.sqlite", run_id="run-1")) as store, stamina.set_testing(False):
+        store.record_stage("pool", some_images(20), images_per_request=images_per_request(256, card))
+        buy(store, teacher, "pool", lambda _: None)
+        assert store.images_bought() == 20
+    assert 9 <= time.monotonic() - started < 25
+    assert teacher.usage().spent == 20
 
 
 def buy(store: PaidLabels, teacher: NativeTeacher, stage: str, heard: Callable[[Answer], None]) -> None:

@@ -1,6 +1,8 @@
 """The server's receipts, exports and rewritings of history against the client's pins and audits."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +27,8 @@ from teacher_server.ledger.keys import grant_images
 from teacher_server.ledger.rotation import rotate_signing_key
 from tests.contract.world import World, serving, some_images
 from tests.distill_client.fakes import answer_to
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -136,6 +140,19 @@ def test_the_owners_export_and_the_clients_receipts_agree_for_both_sides(
     receipts.write_text(receipt_lines(purchase.receipt_json or "" for purchase in buyer.store.purchases()))
     report = audit_export(export, pin=buyer.pin.signing_key, receipts=receipts)
     assert report.is_sound, report.faults
+    alone = [
+        sys.executable,
+        PROJECT / "docs" / "verify_receipts.py",
+        export,
+        receipts,
+        "--pin",
+        buyer.pin.signing_key,
+    ]
+    verified = subprocess.run(alone, capture_output=True, text=True, timeout=60, check=False)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    receipts.write_text(receipts.read_text().replace('"images":8', '"images":9', 1))
+    forged = subprocess.run(alone, capture_output=True, text=True, timeout=60, check=False)
+    assert forged.returncode == 1, forged.stdout + forged.stderr
 
 
 def edit(ledger: Path, statement: str) -> None:

@@ -15,7 +15,7 @@ from distill_client.teachers.native import NativeTeacher
 from shared.wire.contracts import Disclosure, InputSpec
 from teacher_server.app import create_app
 from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import create_key
+from teacher_server.ledger.keys import KeyLimits, create_key
 from teacher_server.ledger.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.catalogue import Catalogue
@@ -66,9 +66,18 @@ class World:
     catalogue: Catalogue
     stack: ExitStack
 
-    def key(self, name: str = "ada", *, budget: int = 1000, disclosure: str = "probabilities") -> str:
+    def key(
+        self, name: str = "ada", *, budget: int = 1000, disclosure: str = "probabilities", **limits: int | None
+    ) -> str:
         parsed = Disclosure.parse(disclosure)
-        return create_key(self.database, name=name, budget=budget, disclosure=parsed, expires_at=None)[1]
+        return create_key(
+            self.database,
+            name=name,
+            budget=budget,
+            disclosure=parsed,
+            expires_at=None,
+            limits=KeyLimits(**limits),
+        )[1]
 
     def connect(
         self,
@@ -78,11 +87,12 @@ class World:
         per_page: int = 1000,
         lost: set[int] | None = None,
         version: str | None = None,
+        deadline_s: float = 5,
     ) -> NativeTeacher:
         transport = LosingTransport(self.app_client._transport, lost or set())
         headers = {"Authorization": f"Bearer {secret}"}
         client = httpx2.Client(transport=transport, base_url="http://testserver", headers=headers)
-        teacher = NativeTeacher(client, name, deadline_s=5, events_per_page=per_page, version=version)
+        teacher = NativeTeacher(client, name, deadline_s=deadline_s, events_per_page=per_page, version=version)
         self.stack.callback(teacher.close)
         return teacher
 
