@@ -83,6 +83,18 @@ class Usage(WireModel):
     remaining: int = Field(ge=0)
 
 
+class KeyUsage(Usage):
+    """A key's budget and its other limits; those that it does not have are left out."""
+
+    images_per_day: int | None = Field(None, description="images it may buy in a day (UTC)")
+    spent_today: int | None = None
+    day_ends_after_s: int | None = Field(None, description="seconds until the day's images are there again")
+    images_per_second: int | None = Field(None, description="times window_s, what it may buy in any such time")
+    window_s: int | None = None
+    spent_in_window: int | None = None
+    expires_at: str | None = None
+
+
 class TeacherCard(WireModel):
     """What a key's holder may know of a teacher; never its network or weights."""
 
