@@ -120,6 +120,33 @@ def test_mistakes_name_the_field_and_change_nothing(
     assert len(history(database, key)) == 1
 
 
+def test_a_key_that_went_through_everything_stands_an_audit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    secret = run(
+        "keys", "create", "--name", "ada", "--budget", "9", "--images-per-day", "5", "--expires", "2026-11-25"
+    ).strip()
+    charge(Ledger(database), find_key(database, "ada"), "a", 5)
+    with pytest.raises(Refusal):
+        charge(Ledger(database), find_key(database, "ada"), "b", 1)
+    run("keys", "set", "--name", "ada", "--images-per-second", "3", "--images-per-day", "none")
+    run("keys", "rotate", "--name", "ada", "--overlap", "7d")
+    clock.forward(days=2)
+    with pytest.raises(Refusal):
+        authenticate(database, secret)
+    run("keys", "set", "--name", "ada", "--expires", "never", "--disclosure", "label")
+    run("keys", "grant", "--name", "ada", "3")
+    run("keys", "revoke", "--name", "ada")
+    kinds = [event.kind for event in history(database, find_key(database, "ada"))]
+    assert kinds == [
+        "create", "answer", "refuse", "policy", "rotate", "expire", "refuse", "policy", "grant", "revoke",
+    ]  # fmt: skip
+    result = runner.invoke(app, ["audit", "verify"])
+    assert result.exit_code == 0, result.output
+    require_sound(database)
+
+
 # --- rotation -----------------------------------------------------------------------------------------------------
 
 
