@@ -7,6 +7,7 @@ What cannot be read as HTTP is answered by a problem document too. See docs/deci
 """
 
 import asyncio
+import asyncio.constants
 import asyncio.sslproto
 from typing import Any, cast
 
@@ -19,12 +20,14 @@ _READ_BYTES_OF_BODY = 64 * 2**10
 _READ_BYTES_OF_TLS = 17 * 2**10
 
 
-def bound_tls_reads() -> None:
-    """Have asyncio read as little at once from a TLS connection; of each it would hold 512 KiB.
+def bound_tls(limits: ConnectionLimits) -> None:
+    """Have asyncio read as little at once from a TLS connection, of each it would hold 512 KiB, and wait as briefly.
 
-    uvloop has the same bounds and no way to change them, so TLS is served by asyncio's own loop.
+    uvloop has the same bounds and no way to change them, so TLS is served by asyncio's own loop. uvicorn passes on no
+    time for the handshake; asyncio's own is a minute.
     """
     asyncio.sslproto.SSLProtocol.max_size = _READ_BYTES_OF_TLS  # a whole record of TLS, as OpenSSL needs one
+    asyncio.constants.SSL_HANDSHAKE_TIMEOUT = limits.head_timeout_s
 
 
 def bounded_protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:

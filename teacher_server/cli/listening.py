@@ -24,7 +24,7 @@ def server_config(application: "ASGIApp", settings: TeacherSettings, tls: ssl.SS
     """How uvicorn serves ``application`` by these settings."""
     import uvicorn
 
-    from teacher_server.connections import bound_tls_reads, bounded_protocol
+    from teacher_server.connections import bound_tls, bounded_protocol
     from teacher_server.http_protocol import ConnectionLimits
 
     limits = ConnectionLimits(
@@ -33,7 +33,7 @@ def server_config(application: "ASGIApp", settings: TeacherSettings, tls: ssl.SS
         send_timeout_s=settings.body_timeout_s,
     )
     if tls:
-        bound_tls_reads()
+        bound_tls(limits)
     return uvicorn.Config(
         application,
         loop="asyncio" if tls else "auto",

@@ -223,3 +223,13 @@ def test_a_server_without_tls_says_so_in_its_address(serve: Serve) -> None:
     assert f"at http://127.0.0.1:{served.port}" in served.server.log.with_suffix(".out").read_text()
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection, pytest.raises(ssl.SSLError):
         ssl.create_default_context().wrap_socket(connection, server_hostname="127.0.0.1")
+
+
+def test_a_handshake_that_does_not_end_is_given_up(serve: Serve, files: Files) -> None:
+    served = serve(TEACHER_HEAD_TIMEOUT_S="1", **files.settings)
+    with connected(served.port) as silent, connected(served.port) as halting:
+        halting.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        for connection in (silent, halting):
+            heard = hear(connection)
+            assert heard.raw == b""
+            assert heard.seconds < 4

@@ -3,6 +3,8 @@
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -176,3 +178,16 @@ def test_sigterm_at_any_moment_ends_a_server_and_leaves_nothing_behind(serve: Se
         assert not state_file.exists()
         served.server.start()
         time.sleep(draw.random() * 0.2)
+
+
+@pytest.mark.parametrize(("soft", "hard", "room"), [(300, 8192, 4096), (5000, 8192, 4096), (300, 1024, 768)])
+def test_there_is_never_room_for_more_connections_than_open_files(soft: int, hard: int, room: int) -> None:
+    """The system's limit is raised as far as it goes; a process of its own, as it cannot be raised again."""
+    program = f"""
+import resource
+from teacher_server.cli.listening import FILES_BESIDE_CONNECTIONS, _require_files
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+assert _require_files(4096) == {room}
+assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= {room} + FILES_BESIDE_CONNECTIONS
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
