@@ -52,6 +52,7 @@ class Key:
     expires_at: str | None
     revoked_at: str | None
     refusing: str = field(default="", compare=False)
+    expiry_noted: int = field(default=0, compare=False)
     limits: KeyLimits = KeyLimits()
 
     @property
@@ -64,12 +65,13 @@ class Key:
         """active, revoked or expired."""
         if self.revoked_at:
             return "revoked"
-        return "expired" if self.expires_at and self.expires_at <= now() else "active"
+        # What the chain has told stays so, also when the clock is set back.
+        return "expired" if self.expiry_noted or (self.expires_at and self.expires_at <= now()) else "active"
 
 
 def key_from_row(row: Mapping[str, Any] | RowMapping) -> Key:
     """A row of the keys table as a Key."""
-    fields = ("id", "name", "granted", "spent", "created_at", "expires_at", "revoked_at", "refusing")
+    fields = ("id", "name", "granted", "spent", "created_at", "expires_at", "revoked_at", "refusing", "expiry_noted")
     return Key(
         disclosure=Disclosure.parse(row["disclosure"]),
         limits=KeyLimits(row["images_per_day"], row["images_per_second"]),

@@ -210,6 +210,16 @@ def test_an_expiry_is_told_when_it_is_first_noticed(database: Database, clock: C
     require_sound(database)
 
 
+def test_a_clock_that_is_set_back_opens_no_key_whose_expiry_was_told(database: Database, clock: Clock) -> None:
+    secret = issue(database, expires_at=as_text(clock.now + DAY))
+    clock.forward(days=1)
+    assert "expired" in refused(database, secret)
+    clock.forward(days=-1)
+    assert "expired" in refused(database, secret)
+    assert kinds(database) == ["create", "expire", "refuse"]
+    require_sound(database)
+
+
 def test_a_look_at_all_keys_notes_each_expiry_once(database: Database, clock: Clock) -> None:
     secret = issue(database, expires_at=as_text(clock.now + DAY))
     for name, days in (("bob", 1), ("eve", 2)):
