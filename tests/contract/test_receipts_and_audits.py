@@ -140,7 +140,7 @@ def test_the_owners_export_and_the_clients_receipts_agree_for_both_sides(
     receipts.write_text(receipt_lines(purchase.receipt_json or "" for purchase in buyer.store.purchases()))
     report = audit_export(export, pin=buyer.pin.signing_key, receipts=receipts)
     assert report.is_sound, report.faults
-    alone = [
+    alone: list[str | Path] = [
         sys.executable,
         PROJECT / "docs" / "verify_receipts.py",
         export,
