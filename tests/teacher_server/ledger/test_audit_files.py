@@ -102,14 +102,14 @@ def retire_early(lines: Lines) -> None:
     lines[0]["export"]["signing_keys"][0]["retired_at"] = "2025-01-01T00:00:00.000000+00:00"
 
 
-def set_event(index: int, field: str, value: object) -> Callable[[Lines], None]:
+def set_event(index: int, field: str, value: object) -> Callable[[Lines], object]:
     def change(lines: Lines) -> None:
         lines[index]["event"][field] = value
 
     return change
 
 
-def set_header(field: str, value: object) -> Callable[[Lines], None]:
+def set_header(field: str, value: object) -> Callable[[Lines], object]:
     def change(lines: Lines) -> None:
         lines[0]["export"][field] = value
 
@@ -120,7 +120,7 @@ def exchange(lines: Lines) -> None:
     lines[3], lines[4] = lines[4], lines[3]
 
 
-MANIPULATIONS: dict[str, tuple[Callable[[Lines], None], str]] = {
+MANIPULATIONS: dict[str, tuple[Callable[[Lines], object], str]] = {
     "an edited event": (set_event(4, "teacher", "other"), "event 4"),
     "a deleted event": (lambda lines: lines.pop(3), "event 4"),
     "an inserted event": (insert, "event 10"),
@@ -306,7 +306,7 @@ def test_an_export_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     out.write_text("the one before")
     execute(place, "UPDATE events SET detail = x'00' WHERE sequence = 5")
     environment = os.environ | {"TEACHER_LEDGER": place.url}
-    command = [Path(sys.executable).with_name("teacher"), "audit", "export", "--key", "ada", "--out", out]
+    command = [str(Path(sys.executable).with_name("teacher")), "audit", "export", "--key", "ada", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert (done.returncode, "cannot be exported" in done.stderr) == (2, True), done.stderr
     assert out.read_text() == "the one before"

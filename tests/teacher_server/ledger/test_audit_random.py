@@ -6,7 +6,7 @@ import sqlite3
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -141,7 +141,7 @@ def live(place: LedgerPlace, steps: list[tuple[str, int, int]], monkeypatch: pyt
     """Take the steps, each with a key and a number; audit at the end."""
     shift = timedelta()
     real = datetime.now
-    monkeypatch.setattr(clock, "moment", lambda: real(clock.UTC) + shift)
+    monkeypatch.setattr(clock, "moment", lambda: real(UTC) + shift)
     with place.open(create=True) as database:
         keys = [new_key(database, name, budget=12) for name in ("ada", "bob", "cleo")]
         for number, (step, which, size) in enumerate(steps):

@@ -41,7 +41,8 @@ def test_only_its_owner_reads_it_from_the_first_byte_on(tmp_path: Path, monkeypa
     def watched(descriptor: int, *arguments: Any) -> IO[Any]:
         status = os.fstat(descriptor)
         seen.append((status.st_size, status.st_mode & 0o777))
-        return real(descriptor, *arguments)
+        stream: IO[Any] = real(descriptor, *arguments)
+        return stream
 
     monkeypatch.setattr(os, "fdopen", watched)
     before = os.umask(0)
