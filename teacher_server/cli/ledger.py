@@ -24,9 +24,9 @@ def init_ledger(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJ
     Keep a copy of the signing key apart from the ledger: without it nothing can be charged, and whoever has both can
     rewrite what no client holds a receipt for.
     """
-    with closing(open_database(ledger, create=True, signing_key=signing_key)) as database:
-        with database.reading() as connection:
-            fingerprint = current_fingerprint(connection)
+    opening = open_database(ledger, create=True, signing_key=signing_key)
+    with closing(opening) as database, database.reading() as connection:
+        fingerprint = current_fingerprint(connection)
     shown = database.address.shown
     report = {"ledger": shown, "signing_key": fingerprint, "signing_key_file": str(database.signer.file)}
     text = f"{shown}: signs with {fingerprint}, whose private key is in {database.signer.file}"

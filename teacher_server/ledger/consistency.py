@@ -6,7 +6,6 @@ beginning each time, so that a ledger that was mended is believed again.
 
 import logging
 import threading
-from dataclasses import replace
 
 from shared.wire.contracts import Event
 from shared.wire.error_codes import ErrorCode
@@ -85,7 +84,7 @@ class Consistency:
         verdict = verify_key(self._database, key_id, ChainWalk(name), watch=watch, pause=pause)
         faults = verdict.faults + _forgotten(verdict.walk, known, seen)
         if not faults:
-            self._walks[key_id] = replace(verdict.walk)
+            self._walks[key_id] = verdict.walk
         self._judge(key_id, f"key {name}", faults)
 
     def _judge(self, key_id: int, name: str, faults: list[Fault]) -> None:
