@@ -40,7 +40,9 @@ types: setup
 
 bench: setup
 	$(BIN)/python benchmarks/labelling.py
+	$(BIN)/python -m benchmarks.charges
 
+# SOAK_KILLS (500) kills of each kind on each database; figures go to runs/soak.json, cited in docs/reliability.md.
 soak: setup
 	$(BIN)/pytest -m soak --timeout 3600
 
