@@ -118,11 +118,13 @@ def ending_on_sigterm(server: "uvicorn.Server") -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def die_of_sigterm() -> NoReturn:
-    """End as whoever sent the signal expects: killed by it."""
+def die_of_sigterm() -> None:
+    """End as whoever sent the signal expects: killed by it.
+
+    The first process of a container cannot be; it goes on to end with 0, after which nobody starts it again.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTERM)
-    raise SystemExit(128 + signal.SIGTERM)  # the first process of a container does not die of it
 
 
 def _require_files(connections_max: int) -> int:
