@@ -227,9 +227,7 @@ class PaidLabels:
         rows = self._read("SELECT answer_npy, answer_digest FROM answers WHERE batch = ?", batch)
         if not rows:
             raise RunStoreError(f"{self._path}: batch {batch} has no answer yet; `distill resume` buys it")
-        damaged = (
-            f"{self._path}: the answer to batch {batch} is damaged (`distill resume` fetches it again)"
-        )
+        damaged = f"{self._path}: the answer to batch {batch} is damaged (`distill resume` fetches it again)"
         try:
             values = decode_npy(rows[0][0])
         except InvalidImages as error:
