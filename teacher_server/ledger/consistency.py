@@ -34,8 +34,8 @@ class Consistency:
 
         ``pause`` is called between any two transactions, none of which reads more than a few hundred rows.
         """
-        if is_whole or _AROUND in self._faults:
-            self._judge(_AROUND, "the ledger", verify_around(self._database)[1])
+        around = verify_around(self._database, is_whole=is_whole or _AROUND in self._faults)[1]
+        self._judge(_AROUND, "the ledger", around)
         key_ids, unreadable = list_key_ids(self._database)
         for fault in unreadable:
             self._judge(int(fault.key_name.removeprefix("number ")), fault.key_name, [fault])

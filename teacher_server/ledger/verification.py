@@ -45,12 +45,14 @@ def no_watch(_: Event) -> list[Fault]:
     return []
 
 
-def verify_around(database: Database, *, pin: str | None = None) -> tuple[KeyRing, list[Fault]]:
-    """The signing keys, and rows that belong to no key."""
+def verify_around(
+    database: Database, *, pin: str | None = None, is_whole: bool = True
+) -> tuple[KeyRing, list[Fault]]:
+    """The signing keys; and, where ``is_whole``, all rows for such as belong to no key."""
     with database.reading() as connection:
         ring = _key_ring(connection, pin)
         faults = [Fault("", None, what) for what in ring.faults]
-        for table in (EVENTS, ANSWERS, EVENT_IMAGES):
+        for table in (EVENTS, ANSWERS, EVENT_IMAGES) if is_whole else ():
             strangers = select(table.c.key_id).where(table.c.key_id.not_in(select(KEYS.c.id))).distinct()
             try:
                 found = [row["key_id"] for row in read_rows(connection, strangers.limit(FAULTS_MAX))]
