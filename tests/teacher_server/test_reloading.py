@@ -18,7 +18,9 @@ from teacher_server.reloading import Outcome, ServerState, ask_for_reload, descr
 
 def write_state(ledger_url: str, **changes: Any) -> None:
     state = ServerState(pid=os.getpid(), host=socket.gethostname())
-    state_file(ledger_url).write_text(state.model_copy(update=changes).model_dump_json())
+    file = state_file(ledger_url)
+    assert file is not None
+    file.write_text(state.model_copy(update=changes).model_dump_json())
 
 
 @pytest.fixture
