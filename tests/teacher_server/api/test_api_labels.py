@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from shared.wire import contracts
 from shared.wire.contracts import Disclosure, InputSpec, LabelsAnswer
 from shared.wire.images import NPY_MEDIA_TYPE, answer_digest, decode_npy, encode_npy
+from shared.wire.rate_limits import HEADER_RATE_LIMIT
 from shared.wire.receipts import chain_faults
 from teacher_server.app import create_app
 from teacher_server.ledger.keys import create_key
@@ -33,7 +34,8 @@ from tests.teacher_server.support import (
 )
 
 ACCEPT_NPY = {"Accept": NPY_MEDIA_TYPE}
-HEADERS_OF_A_REPLAY = ("date", contracts.HEADER_REPLAYED.lower())
+# What a replay says of itself, and of the key's limits now.
+HEADERS_OF_A_REPLAY = ("date", contracts.HEADER_REPLAYED.lower(), HEADER_RATE_LIMIT.lower())
 
 
 def events_of(holder: Holder) -> list[contracts.Event]:
