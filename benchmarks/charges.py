@@ -20,12 +20,12 @@ import numpy as np
 from sqlalchemy import Engine, event
 
 from shared.wire.contracts import Disclosure
-from teacher_server.ledger.answers import Question
-from teacher_server.ledger.charging import Computed
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key, create_key
+from teacher_server.ledger.charging.answers import Question
+from teacher_server.ledger.charging.charge import Computed
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import Key, create_key
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.lifecycle.opening import open_database
 from tests.postgresql import PostgreSQL
 
 SECONDS = 3.0

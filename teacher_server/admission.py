@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
-from teacher_server.ledger.keys import Key
+from teacher_server.ledger.keys.issuing import Key
 
 
 class Admission:

@@ -13,10 +13,10 @@ from typing import Self
 
 from shared.wire.contracts import Event
 from teacher_server.errors import Refusal
-from teacher_server.ledger.alerts import BudgetAlert, due_alerts, mark_told
-from teacher_server.ledger.budget_shares import passed_percent
 from teacher_server.ledger.clock import now
-from teacher_server.ledger.database import Database
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.alerts import BudgetAlert, due_alerts, mark_told
+from teacher_server.ledger.keys.budget_shares import passed_percent
 from teacher_server.webhooks import Undelivered, Webhook
 
 LOOK_EVERY_S = 60.0  # for what another server on the same ledger owed when it was killed

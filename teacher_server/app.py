@@ -16,9 +16,9 @@ from teacher_server.api.documented import add_problem_schema
 from teacher_server.decoding import DecodingLimits
 from teacher_server.errors import OperatorError
 from teacher_server.labelling import Labelling
-from teacher_server.ledger.consistency import Consistency
+from teacher_server.ledger.audit.consistency import Consistency
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.middleware import RequestIdMiddleware
 from teacher_server.problems import add_problem_handlers
 from teacher_server.settings import TeacherSettings

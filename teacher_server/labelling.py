@@ -14,9 +14,9 @@ from teacher_server.decoding import Body, DecodingLimits, NpyBody, decode_body, 
 from teacher_server.disclosure import disclose
 from teacher_server.errors import Refusal
 from teacher_server.fingerprints import pack_fingerprints
-from teacher_server.ledger.answers import Answered, Expired, Question
-from teacher_server.ledger.charging import Computed
-from teacher_server.ledger.keys import Key
+from teacher_server.ledger.charging.answers import Answered, Expired, Question
+from teacher_server.ledger.charging.charge import Computed
+from teacher_server.ledger.keys.issuing import Key
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ValidationError
 
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.address import beside_ledger
-from teacher_server.ledger.server_lock import is_held_by_server
+from teacher_server.ledger.databases.address import beside_ledger
+from teacher_server.ledger.databases.server_lock import is_held_by_server
 
 if TYPE_CHECKING:  # torch, whose two seconds `teacher reload` need not wait
     from teacher_server.teachers.catalogue import Catalogue

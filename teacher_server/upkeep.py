@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from teacher_server.errors import Refusal
-from teacher_server.ledger.answers import expire_bodies
-from teacher_server.ledger.consistency import Consistency
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.expiry import note_expired_keys
+from teacher_server.ledger.audit.consistency import Consistency
+from teacher_server.ledger.charging.answers import expire_bodies
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.expiry import note_expired_keys
 from teacher_server.settings import TeacherSettings
 
 PASSES_PER_WHOLE_WALK = 60

@@ -5,9 +5,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import create_key
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import create_key
+from teacher_server.ledger.lifecycle.opening import open_database
 from tests.postgresql import PostgreSQL
 from tests.teacher_server.support import PROBABILITIES
 

@@ -12,8 +12,8 @@ from shared.wire.error_codes import ErrorCode
 from teacher_server.admission import Admission
 from teacher_server.errors import Refusal
 from teacher_server.labelling import Labelling
-from teacher_server.ledger.consistency import Consistency
-from teacher_server.ledger.keys import Key
+from teacher_server.ledger.audit.consistency import Consistency
+from teacher_server.ledger.keys.issuing import Key
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.catalogue import Catalogue

@@ -20,8 +20,8 @@ from teacher_server.api.context import Caller, CurrentServer, Server
 from teacher_server.api.documented import labels_answer, problems
 from teacher_server.errors import Refusal
 from teacher_server.labelling import LabelRequest
-from teacher_server.ledger.answers import Answered
-from teacher_server.ledger.keys import Key
+from teacher_server.ledger.charging.answers import Answered
+from teacher_server.ledger.keys.issuing import Key
 
 router = APIRouter(tags=["labels"])
 

@@ -7,8 +7,8 @@ from shared.wire.error_codes import ErrorCode
 from shared.wire.resizing import describe_preprocessing
 from teacher_server.api.context import Caller, CurrentServer, Server
 from teacher_server.api.documented import problems
-from teacher_server.ledger.keys import Key
-from teacher_server.ledger.limits import RATE_WINDOW_S
+from teacher_server.ledger.keys.issuing import Key
+from teacher_server.ledger.keys.limits import RATE_WINDOW_S
 from teacher_server.teachers.teacher import Teacher
 
 router = APIRouter(

@@ -11,10 +11,10 @@ import typer
 from teacher_server.cli.options import LEDGER_HELP, AsJson, Ledger, keep_passwords_off_the_command_line
 from teacher_server.cli.reporting import progress_out
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.audit_lines import write_export
-from teacher_server.ledger.auditing import AuditReport, audit_export, audit_ledger
-from teacher_server.ledger.opening import open_database
-from teacher_server.ledger.whole_file import whole_file
+from teacher_server.ledger.audit.audit_lines import write_export
+from teacher_server.ledger.audit.auditing import AuditReport, audit_export, audit_ledger
+from teacher_server.ledger.databases.whole_file import whole_file
+from teacher_server.ledger.lifecycle.opening import open_database
 
 FAULTS_SHOWN = 50
 app = typer.Typer(help="Prove what was charged: export a history, verify it.", no_args_is_help=True)

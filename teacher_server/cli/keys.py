@@ -13,11 +13,11 @@ from shared.wire.contracts import Disclosure
 from teacher_server.cli.options import AsJson, Ledger, SigningKeyFile
 from teacher_server.cli.reporting import out, print_report, progress_out
 from teacher_server.errors import OperatorError
-from teacher_server.ledger import keys as ledger_keys
-from teacher_server.ledger.key_rotation import old_secret_valid_until, rotate_secret
+from teacher_server.ledger.keys import issuing as ledger_keys
+from teacher_server.ledger.keys.key_rotation import old_secret_valid_until, rotate_secret
+from teacher_server.ledger.keys.policies import change_policy
 from teacher_server.ledger.ledger import Ledger as OpenLedger
-from teacher_server.ledger.opening import open_database
-from teacher_server.ledger.policies import change_policy
+from teacher_server.ledger.lifecycle.opening import open_database
 
 app = typer.Typer(help="Issue and manage API keys; works while the server runs.", no_args_is_help=True)
 

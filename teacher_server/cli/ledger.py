@@ -8,11 +8,11 @@ import typer
 
 from teacher_server.cli.options import AsJson, Ledger, SigningKeyFile
 from teacher_server.cli.reporting import print_report
-from teacher_server.ledger.address import parse_ledger_url
-from teacher_server.ledger.backup import back_up
-from teacher_server.ledger.opening import migrate, open_database
-from teacher_server.ledger.rotation import rotate_signing_key
-from teacher_server.ledger.signing import current_fingerprint
+from teacher_server.ledger.chain.signing import current_fingerprint
+from teacher_server.ledger.databases.address import parse_ledger_url
+from teacher_server.ledger.lifecycle.backup import back_up
+from teacher_server.ledger.lifecycle.opening import migrate, open_database
+from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 
 app = typer.Typer(help="Make a ledger and look after it.", no_args_is_help=True)
 

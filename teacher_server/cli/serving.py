@@ -26,7 +26,7 @@ from teacher_server.cli.options import (
 )
 from teacher_server.cli.reporting import operator_mistakes, print_report
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.server_lock import hold_for_server
+from teacher_server.ledger.databases.server_lock import hold_for_server
 from teacher_server.settings import TeacherSettings
 
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from teacher_server.cli.options import AsJson, Ledger
 from teacher_server.cli.reporting import out
 from teacher_server.errors import OperatorError
+from teacher_server.ledger.charging.usage_report import Sold, report_usage
 from teacher_server.ledger.clock import parse_time
-from teacher_server.ledger.opening import open_database
-from teacher_server.ledger.usage_report import Sold, report_usage
+from teacher_server.ledger.lifecycle.opening import open_database
 
 
 def usage(

@@ -4,14 +4,16 @@ from collections.abc import Callable
 
 from shared.wire.contracts import Event, SigningKeys
 from teacher_server.errors import Refusal
-from teacher_server.ledger import answers, charging, refusals, signing
-from teacher_server.ledger.answers import Answered, Expired, Question
-from teacher_server.ledger.authentication import authenticate
-from teacher_server.ledger.chain import SignedEvent, last_teacher_digest, read_events
-from teacher_server.ledger.charging import Computed
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key
-from teacher_server.ledger.limits import Standing, read_standing, refuse_by_limits, reread
+from teacher_server.ledger.chain import refusals, signing
+from teacher_server.ledger.chain.events import SignedEvent, last_teacher_digest, read_events
+from teacher_server.ledger.charging import answers
+from teacher_server.ledger.charging import charge as charging
+from teacher_server.ledger.charging.answers import Answered, Expired, Question
+from teacher_server.ledger.charging.charge import Computed
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.authentication import authenticate
+from teacher_server.ledger.keys.issuing import Key
+from teacher_server.ledger.keys.limits import Standing, read_standing, refuse_by_limits, reread
 
 
 class Ledger:

@@ -21,7 +21,7 @@ from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import Usage
 from shared.wire.images import answer_digest, batch_digest, image_digests
 from shared.wire.receipts import chain_faults
-from teacher_server.ledger.keys import grant_images, revoke_key
+from teacher_server.ledger.keys.issuing import grant_images, revoke_key
 from tests.contract.world import CLASSES, World, some_images
 from tests.distill_client.fakes import answer_to
 

@@ -19,12 +19,12 @@ from distill_client.teachers.receipts import Pin, ProvenTeacher
 from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import SigningKeys
 from shared.wire.signatures import receipt_faults
-from teacher_server.ledger.answers import expire_bodies
-from teacher_server.ledger.audit_lines import write_export
-from teacher_server.ledger.auditing import audit_export
-from teacher_server.ledger.backup import back_up
-from teacher_server.ledger.keys import grant_images
-from teacher_server.ledger.rotation import rotate_signing_key
+from teacher_server.ledger.audit.audit_lines import write_export
+from teacher_server.ledger.audit.auditing import audit_export
+from teacher_server.ledger.charging.answers import expire_bodies
+from teacher_server.ledger.keys.issuing import grant_images
+from teacher_server.ledger.lifecycle.backup import back_up
+from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 from tests.contract.world import World, serving, some_images
 from tests.distill_client.fakes import answer_to
 

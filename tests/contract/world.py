@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 from distill_client.teachers.native import NativeTeacher
 from shared.wire.contracts import Disclosure, InputSpec
 from teacher_server.app import create_app
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import KeyLimits, create_key
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import KeyLimits, create_key
+from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher

@@ -43,10 +43,10 @@ from shared.wire.contracts import Disclosure, InputSpec
 from shared.wire.images import batch_digest, image_digests
 from shared.wire.teacher_answers import TeacherAnswers, write_teacher_answers
 from teacher_server.app import create_app
-from teacher_server.ledger.audit_lines import write_export
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import create_key, grant_images, list_keys
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.audit.audit_lines import write_export
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import create_key, grant_images, list_keys
+from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher

@@ -13,8 +13,8 @@ import pytest
 
 from shared.wire.contracts import LabelsAnswer
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
-from teacher_server.ledger.auditing import audit_ledger
-from teacher_server.ledger.keys import create_key, list_keys
+from teacher_server.ledger.audit.auditing import audit_ledger
+from teacher_server.ledger.keys.issuing import create_key, list_keys
 from teacher_server.ledger.ledger import Ledger
 from tests.ledger_places import LedgerPlace
 from tests.reliability.processes import ForkServer, Server, wait_until

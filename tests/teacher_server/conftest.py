@@ -9,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from teacher_server.app import create_app
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.settings import TeacherSettings
 from tests.teacher_server.support import NumbersClassifier, World, numbers_teacher
 

@@ -15,11 +15,11 @@ from starlette.testclient import TestClient
 from shared.wire.contracts import Disclosure, Event, InputSpec, LabelsAnswer
 from shared.wire.images import NPY_MEDIA_TYPE, Images, encode_npy
 from shared.wire.receipts import chain_faults
-from teacher_server.ledger.authentication import authenticate
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key, create_key, list_keys
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.authentication import authenticate
+from teacher_server.ledger.keys.issuing import Key, create_key, list_keys
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.teacher import Teacher
 

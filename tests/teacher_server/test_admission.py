@@ -11,7 +11,7 @@ from shared.wire.contracts import Disclosure
 from shared.wire.error_codes import ErrorCode
 from teacher_server.admission import Admission
 from teacher_server.errors import Refusal
-from teacher_server.ledger.keys import Key
+from teacher_server.ledger.keys.issuing import Key
 
 ADA = Key(1, "ada", Disclosure("label"), granted=10, spent=4, created_at="", expires_at=None, revoked_at=None)
 BOB = replace(ADA, id=2, name="bob")

@@ -10,9 +10,9 @@ from itertools import count
 import pytest
 
 from teacher_server.alerting import BudgetAlerts
-from teacher_server.ledger.budget_shares import passed_percent, passed_percents
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key, grant_images, revoke_key
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.budget_shares import passed_percent, passed_percents
+from teacher_server.ledger.keys.issuing import Key, grant_images, revoke_key
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.webhooks import Webhook
 from tests.ledger_places import LedgerPlace

@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 from shared.wire.contracts import HEADER_VERSION
 from teacher_server.app import create_app
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import create_key
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import create_key
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.manifest import Version
 from tests.teacher_server.support import PROBABILITIES, Holder, NumbersClassifier, file_of, new_key, numbers_teacher

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from shared.wire.error_codes import ErrorCode
 from teacher_server.cli import app
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.authentication import authenticate
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.databases.server_lock import hold_for_server
+from teacher_server.ledger.keys.authentication import authenticate
+from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
-from teacher_server.ledger.server_lock import hold_for_server
+from teacher_server.ledger.lifecycle.opening import open_database
 from tests.teacher_server.ledger.support import charge
 from tests.teacher_server.support import file_of, history, require_sound
 

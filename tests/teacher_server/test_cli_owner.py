@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from shared.wire.error_codes import ErrorCode
 from teacher_server.cli import app
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.authentication import authenticate
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import find_key, list_keys
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.authentication import authenticate
+from teacher_server.ledger.keys.issuing import find_key, list_keys
 from teacher_server.ledger.ledger import Ledger
 from tests.ledger_places import LedgerPlace
 from tests.teacher_server.clocks import Clock

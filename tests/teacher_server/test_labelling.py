@@ -15,9 +15,9 @@ from teacher_server.decoding import DecodingLimits, NpyBody
 from teacher_server.errors import Refusal
 from teacher_server.fingerprints import FINGERPRINT
 from teacher_server.labelling import Labelling, LabelRequest
-from teacher_server.ledger.answers import Answered
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key, create_key, list_keys
+from teacher_server.ledger.charging.answers import Answered
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import Key, create_key, list_keys
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.tables import event_images
 from teacher_server.teachers.catalogue import Catalogue

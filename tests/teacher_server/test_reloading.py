@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.server_lock import hold_for_server
+from teacher_server.ledger.databases.server_lock import hold_for_server
 from teacher_server.reloading import Outcome, ServerState, ask_for_reload, describe, forget_earlier_server, state_file
 
 

@@ -151,12 +151,13 @@ def test_retry_after_is_obeyed_in_both_its_forms(make_teacher: MakeTeacher) -> N
     assert len(script.requests) == 5
 
 
-@pytest.mark.parametrize("retry_after", ["3600", "9" * 400, email.utils.formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize("retry_after", ["3600", "9" * 400, "in an hour"])
 def test_a_pause_beyond_the_deadline_ends_at_once_and_names_the_time(
     make_teacher: MakeTeacher, retry_after: str
 ) -> None:
     busy = problem("daily_budget_exhausted", 429, retryable=True)
-    busy.headers["Retry-After"] = retry_after
+    in_an_hour = email.utils.formatdate(time.time() + 3600, usegmt=True)
+    busy.headers["Retry-After"] = in_an_hour if retry_after == "in an hour" else retry_after
     teacher, script = make_teacher(busy, deadline_s=60)
     started = time.monotonic()
     with pytest.raises(

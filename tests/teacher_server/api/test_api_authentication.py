@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from teacher_server.ledger.keys import create_key, grant_images, revoke_key
+from teacher_server.ledger.keys.issuing import create_key, grant_images, revoke_key
 from teacher_server.ledger.tables import keys
 from tests.teacher_server.api.raw import never, npy_headers, raw_call
 from tests.teacher_server.support import LABELS, PROBABILITIES, Holder, World, require_problem, require_sound

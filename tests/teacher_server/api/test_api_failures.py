@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from teacher_server.ledger.keys import revoke_key
+from teacher_server.ledger.keys.issuing import revoke_key
 from tests.teacher_server.api.raw import never, npy_headers, raw_call
 from tests.teacher_server.conftest import MakeWorld
 from tests.teacher_server.support import (

@@ -17,8 +17,8 @@ from shared.wire.images import NPY_MEDIA_TYPE, answer_digest, decode_npy, encode
 from shared.wire.rate_limits import HEADER_RATE_LIMIT
 from shared.wire.receipts import chain_faults
 from teacher_server.app import create_app
-from teacher_server.ledger.keys import create_key
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.keys.issuing import create_key
+from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.teacher import Teacher
 from tests.teacher_server.api.raw import chunk, each, never, npy_headers, raw_call

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from teacher_server.ledger.key_rotation import rotate_secret
-from teacher_server.ledger.keys import find_key
-from teacher_server.ledger.policies import change_policy
+from teacher_server.ledger.keys.issuing import find_key
+from teacher_server.ledger.keys.key_rotation import rotate_secret
+from teacher_server.ledger.keys.policies import change_policy
 from tests.teacher_server.clocks import Clock
 from tests.teacher_server.conftest import MakeWorld
 from tests.teacher_server.support import Holder, World, history, require_problem, require_sound

@@ -13,7 +13,7 @@ from shared.wire import contracts
 from shared.wire.contracts import SIGNING_KEYS_PATH, EventsPage, LabelsAnswer, Receipt, SigningKeys
 from shared.wire.images import NPY_MEDIA_TYPE, answer_digest, batch_digest, decode_npy, image_digests
 from shared.wire.signatures import is_signed_by, receipt_faults, trusted_keys
-from teacher_server.ledger.answers import expire_bodies
+from teacher_server.ledger.charging.answers import expire_bodies
 from tests.teacher_server.conftest import MakeWorld
 from tests.teacher_server.support import (
     Holder,

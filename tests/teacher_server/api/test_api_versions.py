@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from shared.wire.contracts import HEADER_VERSION, InputSpec, TeacherCard, TeacherList
 from shared.wire.images import Images
 from teacher_server.app import create_app
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import create_key
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import create_key
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.catalogue import Catalogue
 from teacher_server.teachers.teacher import Teacher

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from teacher_server.ledger.database import Database
+from teacher_server.ledger.databases.database import Database
 from tests.ledger_places import postgresql_place, sqlite_place
 from tests.teacher_server.ledger.support import open_ledger
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
 from tests.teacher_server.ledger.support import charge, open_ledger
 

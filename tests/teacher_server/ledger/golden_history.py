@@ -15,9 +15,9 @@ from unittest.mock import patch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from teacher_server.ledger import clock
-from teacher_server.ledger.audit_lines import write_export
+from teacher_server.ledger.audit.audit_lines import write_export
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.lifecycle.opening import open_database
 from tests.ledger_places import LedgerPlace, sqlite_place
 from tests.teacher_server.ledger.histories import write_history_into
 from tests.teacher_server.ledger.tampering import execute
@@ -38,7 +38,7 @@ def fixed_world() -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(clock, "moment", lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)))
-        signing = "teacher_server.ledger.signing.Ed25519PrivateKey.generate"
+        signing = "teacher_server.ledger.chain.signing.Ed25519PrivateKey.generate"
         stack.enter_context(patch(signing, NumberedKey.generate))
         yield
 

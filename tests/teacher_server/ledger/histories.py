@@ -3,10 +3,10 @@
 from contextlib import suppress
 
 from teacher_server.errors import Refusal
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import grant_images, revoke_key
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import grant_images, revoke_key
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.rotation import rotate_signing_key
+from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 from tests.ledger_places import LedgerPlace
 from tests.teacher_server.ledger.support import charge
 from tests.teacher_server.support import new_key

@@ -9,7 +9,7 @@ from shared.wire.contracts import Event
 from shared.wire.images import answer_digest, decode_npy
 from shared.wire.receipts import chain_faults
 from shared.wire.signatures import is_signed_by
-from teacher_server.ledger.database import Database
+from teacher_server.ledger.databases.database import Database
 from teacher_server.ledger.tables import answers, event_images, events, keys, signing_keys
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teacher_server.ledger.answers import Answered, Question
-from teacher_server.ledger.charging import Computed
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key
+from teacher_server.ledger.charging.answers import Answered, Question
+from teacher_server.ledger.charging.charge import Computed
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import Key
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import LOCK_TIMEOUT_S, open_database
+from teacher_server.ledger.lifecycle.opening import LOCK_TIMEOUT_S, open_database
 
 # For what is SQLite's alone: its files, their locks.
 SQLITE_ONLY = pytest.mark.parametrize("ledger_kind", ["sqlite"], indirect=True)

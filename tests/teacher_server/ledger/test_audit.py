@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.wire.contracts import SigningKey
 from shared.wire.signatures import fingerprint
-from teacher_server.ledger.auditing import AuditReport, audit_ledger
-from teacher_server.ledger.signing import ensure_signing_key, list_signing_keys
+from teacher_server.ledger.audit.auditing import AuditReport, audit_ledger
+from teacher_server.ledger.chain.signing import ensure_signing_key, list_signing_keys
 from tests.ledger_places import LedgerPlace, sqlite_place
 from tests.teacher_server.ledger.histories import ADA, BOB, LAST, write_history
 from tests.teacher_server.ledger.tampering import execute, seal_anew

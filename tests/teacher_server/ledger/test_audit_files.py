@@ -17,7 +17,7 @@ from shared.wire.receipts import event_hash
 from shared.wire.signatures import fingerprint, sign_event
 from teacher_server.cli import main
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.auditing import audit_export, audit_ledger
+from teacher_server.ledger.audit.auditing import audit_export, audit_ledger
 from tests.ledger_places import LedgerPlace, sqlite_place
 from tests.teacher_server.ledger.golden_history import EXPORT, KEYS, RECEIPTS, write_golden
 from tests.teacher_server.ledger.histories import LAST, write_history

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from shared.wire.contracts import Event
 from teacher_server.errors import OperatorError, Refusal
 from teacher_server.ledger import clock
-from teacher_server.ledger.answers import expire_bodies
-from teacher_server.ledger.auditing import audit_ledger
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.expiry import note_expired_keys
-from teacher_server.ledger.key_rotation import rotate_secret
-from teacher_server.ledger.keys import Key, grant_images, list_keys, revoke_key
+from teacher_server.ledger.audit.auditing import audit_ledger
+from teacher_server.ledger.charging.answers import expire_bodies
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.expiry import note_expired_keys
+from teacher_server.ledger.keys.issuing import Key, grant_images, list_keys, revoke_key
+from teacher_server.ledger.keys.key_rotation import rotate_secret
+from teacher_server.ledger.keys.policies import change_policy
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.policies import change_policy
-from teacher_server.ledger.rotation import rotate_signing_key
+from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 from tests.ledger_places import LedgerPlace, postgresql_place, sqlite_place
 from tests.postgresql import PostgreSQL, name_of
 from tests.teacher_server.ledger.histories import write_history

@@ -6,11 +6,11 @@ import pytest
 
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
-from teacher_server.ledger import verification
-from teacher_server.ledger.consistency import Consistency
-from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.audit import verification
+from teacher_server.ledger.audit.consistency import Consistency
+from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.rotation import rotate_signing_key
+from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 from tests.ledger_places import LedgerPlace
 from tests.teacher_server.ledger.histories import ADA, BOB, write_history
 from tests.teacher_server.ledger.support import charge

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, event, text
 
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.group_commit import GroupCommit
-from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.databases.group_commit import GroupCommit
+from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
 from tests.teacher_server.ledger.support import charge
 from tests.teacher_server.support import history, new_key, require_sound

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.audit_lines import write_export
-from teacher_server.ledger.auditing import audit_ledger
-from teacher_server.ledger.backup import back_up
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key, grant_images, list_keys
+from teacher_server.ledger.audit.audit_lines import write_export
+from teacher_server.ledger.audit.auditing import audit_ledger
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import Key, grant_images, list_keys
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.lifecycle.backup import back_up
+from teacher_server.ledger.lifecycle.opening import open_database
 from tests.ledger_places import LedgerPlace, postgresql_place, sqlite_place
 from tests.postgresql import PostgreSQL
 from tests.teacher_server.ledger.histories import write_history

@@ -12,10 +12,10 @@ from sqlalchemy import func, select, text, update
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import answer_digest, encode_npy
 from teacher_server.errors import Refusal
-from teacher_server.ledger.answers import Answered
-from teacher_server.ledger.charging import Computed
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import grant_images, list_keys, revoke_key
+from teacher_server.ledger.charging.answers import Answered
+from teacher_server.ledger.charging.charge import Computed
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import grant_images, list_keys, revoke_key
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.tables import answers, event_images, keys
 from tests.teacher_server.ledger.soundness import require_sound

@@ -9,10 +9,10 @@ from sqlalchemy import func, select
 
 from shared.wire.error_codes import ERROR_KINDS, ErrorCode
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key, create_key, grant_images, list_keys
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import Key, create_key, grant_images, list_keys
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.ledger.tables import answers, event_images, events
 from tests.teacher_server.ledger.soundness import require_sound
 from tests.teacher_server.ledger.support import charge, question

@@ -10,9 +10,9 @@ from sqlalchemy import select, update
 from shared.wire.contracts import Disclosure
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.authentication import authenticate
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import (
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.authentication import authenticate
+from teacher_server.ledger.keys.issuing import (
     BUDGET_MAX,
     create_key,
     grant_images,

@@ -14,11 +14,11 @@ import pytest
 
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import Key, KeyLimits, create_key, grant_images, list_keys
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import Key, KeyLimits, create_key, grant_images, list_keys
+from teacher_server.ledger.keys.limits import RATE_WINDOW_S
+from teacher_server.ledger.keys.policies import change_policy
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.limits import RATE_WINDOW_S
-from teacher_server.ledger.policies import change_policy
 from tests.teacher_server.clocks import Clock
 from tests.teacher_server.ledger.soundness import require_sound
 from tests.teacher_server.ledger.support import charge, open_ledger

@@ -24,10 +24,10 @@ from sqlalchemy import update
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import OperatorError, Refusal
 from teacher_server.ledger import tables
-from teacher_server.ledger.answers import Answered
-from teacher_server.ledger.keys import Key, grant_images, list_keys, revoke_key
+from teacher_server.ledger.charging.answers import Answered
+from teacher_server.ledger.keys.issuing import Key, grant_images, list_keys, revoke_key
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.lifecycle.opening import open_database
 from tests.ledger_places import LedgerPlace, postgresql_place, sqlite_place
 from tests.postgresql import name_of
 from tests.reliability.processes import ForkServer

@@ -10,14 +10,14 @@ from sqlalchemy import select
 from shared.wire.contracts import Disclosure
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.authentication import authenticate
 from teacher_server.ledger.clock import as_text
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.expiry import note_expired_keys
-from teacher_server.ledger.key_rotation import old_secret_valid_until, rotate_secret
-from teacher_server.ledger.keys import KeyLimits, create_key, find_key, list_keys, parse_expiry, revoke_key
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.authentication import authenticate
+from teacher_server.ledger.keys.expiry import note_expired_keys
+from teacher_server.ledger.keys.issuing import KeyLimits, create_key, find_key, list_keys, parse_expiry, revoke_key
+from teacher_server.ledger.keys.key_rotation import old_secret_valid_until, rotate_secret
+from teacher_server.ledger.keys.policies import change_policy
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.policies import change_policy
 from teacher_server.ledger.tables import retiring_secrets
 from tests.teacher_server.clocks import Clock
 from tests.teacher_server.ledger.soundness import require_sound

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from teacher_server.errors import Refusal
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import grant_images, list_keys
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import grant_images, list_keys
 from teacher_server.ledger.ledger import Ledger
 from tests.ledger_places import LedgerPlace, postgresql_place, sqlite_place
 from tests.teacher_server.ledger.soundness import require_sound

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.engine.interfaces import ReflectedIndex
 
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import list_keys
-from teacher_server.ledger.opening import migrate, open_database
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import list_keys
+from teacher_server.ledger.lifecycle.opening import migrate, open_database
 from teacher_server.ledger.tables import metadata
 from tests.ledger_places import KINDS, LedgerPlace
 from tests.teacher_server.support import file_of, new_key

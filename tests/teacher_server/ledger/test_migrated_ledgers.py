@@ -11,12 +11,12 @@ import pytest
 from shared.wire.contracts import Event
 from shared.wire.receipts import GENESIS_HASH, event_hash
 from teacher_server.errors import OperatorError
-from teacher_server.ledger.audit_lines import write_export
-from teacher_server.ledger.auditing import audit_export, audit_ledger
-from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.audit.audit_lines import write_export
+from teacher_server.ledger.audit.auditing import audit_export, audit_ledger
+from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import migrate, open_database
-from teacher_server.ledger.rotation import rotate_signing_key
+from teacher_server.ledger.lifecycle.opening import migrate, open_database
+from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 from tests.ledger_places import LedgerPlace, sqlite_place
 from tests.teacher_server.ledger.golden_history import GOLDEN
 from tests.teacher_server.ledger.support import charge

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from shared.wire.error_codes import ErrorCode
 from shared.wire.signatures import fingerprint
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.auditing import audit_ledger
-from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.audit.auditing import audit_ledger
+from teacher_server.ledger.chain.signing import create_private_key, next_key_file, read_private_key
+from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
-from teacher_server.ledger.opening import open_database
-from teacher_server.ledger.rotation import rotate_signing_key
-from teacher_server.ledger.signing import create_private_key, next_key_file, read_private_key
+from teacher_server.ledger.lifecycle.opening import open_database
+from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 from tests.ledger_places import LedgerPlace, postgresql_place, sqlite_place
 from tests.postgresql import PostgreSQL
 from tests.teacher_server.ledger.support import charge
@@ -140,10 +140,10 @@ def test_a_rotation_is_seen_by_whoever_has_the_ledger_open(place: LedgerPlace) -
 
 
 KILLED_AT = {
-    "before the new key is written": "import teacher_server.ledger.rotation as r; r.create_private_key = die",
-    "before the commit": "import teacher_server.ledger.rotation as r; r.replace_signing_key = die",
-    "in the commit": "from teacher_server.ledger.database import Database as d; d._commit = die",
-    "after the commit": "import teacher_server.ledger.signing as s; s.os.replace = die",
+    "before the new key": "import teacher_server.ledger.lifecycle.rotation as r; r.create_private_key = die",
+    "before the commit": "import teacher_server.ledger.lifecycle.rotation as r; r.replace_signing_key = die",
+    "in the commit": "from teacher_server.ledger.databases.database import Database as d; d._commit = die",
+    "after the commit": "import teacher_server.ledger.chain.signing as s; s.os.replace = die",
 }
 
 
@@ -193,7 +193,7 @@ def test_a_clock_set_back_does_not_retire_a_key_before_its_last_event(
     with place.open(create=True) as database:
         key = new_key(database)
         charge(Ledger(database), key, "0", 1)
-        monkeypatch.setattr("teacher_server.ledger.signing.now", lambda: "2020-01-01T00:00:00.000000+00:00")
+        monkeypatch.setattr("teacher_server.ledger.chain.signing.now", lambda: "2020-01-01T00:00:00.000000+00:00")
         rotate_signing_key(database)
         charge(Ledger(database), key, "1", 1)
         assert audit_ledger(database).faults == []

@@ -4,9 +4,9 @@ import pytest
 from sqlalchemy import select, text
 
 from teacher_server.errors import Refusal
-from teacher_server.ledger.answers import Answered, Expired, expire_bodies
-from teacher_server.ledger.database import Database
-from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.charging.answers import Answered, Expired, expire_bodies
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.tables import answers
 from tests.teacher_server.ledger.support import charge, computed, question
@@ -73,7 +73,7 @@ def test_the_oldest_values_go_first_when_there_are_too_many_bytes(database: Data
 
 
 def test_many_expire_in_several_transactions(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teacher_server.ledger.answers._EXPIRED_AT_ONCE_MAX", 4)
+    monkeypatch.setattr("teacher_server.ledger.charging.answers._EXPIRED_AT_ONCE_MAX", 4)
     key, ledger = new_key(database), Ledger(database)
     for number in range(11):
         charge(ledger, key, f"k{number}", 1)

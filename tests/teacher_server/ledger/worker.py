@@ -7,7 +7,7 @@ import json
 import sys
 
 from teacher_server.errors import Refusal
-from teacher_server.ledger.keys import list_keys
+from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
 from tests.teacher_server.ledger.support import charge, open_ledger
 

@@ -30,9 +30,9 @@ from shared.wire.images import InvalidImages, decode_npy, encode_npy, require_im
 from shared.wire.receipts import GENESIS_HASH, chain_faults, event_hash
 from shared.wire.signatures import fingerprint, receipt_faults, sign_event, trusted_keys
 from teacher_server.errors import OperatorError, Refusal
-from teacher_server.ledger.address import parse_ledger_url
-from teacher_server.ledger.authentication import authenticate
-from teacher_server.ledger.database import Database
+from teacher_server.ledger.databases.address import parse_ledger_url
+from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.keys.authentication import authenticate
 from tests.teacher_server.api.raw import RawAnswer, chunk, each, raw_call
 from tests.teacher_server.conftest import MakeWorld
 from tests.teacher_server.security.mutation import damaged, feed, sizes

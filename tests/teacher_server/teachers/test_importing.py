@@ -23,8 +23,8 @@ from torch import nn
 
 from benchmarks.imports import largest_differences
 from teacher_server.app import create_app
-from teacher_server.ledger.keys import create_key
-from teacher_server.ledger.opening import open_database
+from teacher_server.ledger.keys.issuing import create_key
+from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers import onnx_model
 from teacher_server.teachers.bundle import BundleError, load_bundle

@@ -1,0 +1,1 @@
+"""Whether a ledger is sound: walked, compared, exported."""

@@ -1,0 +1,1 @@
+"""An answer and its charge; the answer given again; what was spent, summed."""
