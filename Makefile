@@ -23,9 +23,9 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup
 	@$(BIN)/python examples/demo.py
 
-# Whole files go to one of the workers, so that what a file sets up once is set up once. Two: a worker holds torch, and so
-# do the servers and clients that the end-to-end tests start.
-TEST_WORKERS ?= 2
+# Whole files go to one of the workers, so that what a file sets up once is set up once. Few: a worker holds torch, and so
+# do the servers and clients that the end-to-end tests start. Some tests wait, which the third is for.
+TEST_WORKERS ?= 3
 test: lint types
 	$(BIN)/pytest -m "not soak" --numprocesses $(TEST_WORKERS) --dist loadfile
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 IDEMPOTENCY_KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
 PROBABILITY_DECIMALS = 6
@@ -143,6 +143,13 @@ class Event(WireModel):
     teacher_digest: str = Field("", description="SHA-256 of the bundle that answered")
     disclosure_digest: str = Field("", description="SHA-256 of everything the disclosure does to an answer")
     detail: str = Field("", description="why it was refused; what changed; canonical JSON, or a code")
+
+    @model_validator(mode="after")
+    def _require_fields_of_its_format(self) -> Self:
+        # They are not hashed in format 1: whatever stood there, nobody would notice.
+        if self.format == 1 and (self.teacher_digest or self.disclosure_digest or self.detail):
+            raise ValueError("an event of format 1 has no teacher_digest, disclosure_digest or detail")
+        return self
 
 
 class Receipt(WireModel):

@@ -587,6 +587,11 @@ def test_a_charge_whose_answer_is_missing_here_is_found_and_put_right(served: Se
     mismatch = distill("audit", tmp_path / "run", key=secret)
     assert isinstance(mismatch.exception, AuditMismatch)
     free = f"asking again is free, `distill resume {tmp_path / 'run'}` does it"
-    assert f"(16 images) is charged, event 3, but its answer is not here: {free}" in str(mismatch.exception)
+    # Which of two requests in flight was charged first is open.
+    found = re.search(
+        r"\(16 images\) is charged, event [23], but its answer is not here: (.*)", str(mismatch.exception)
+    )
+    assert found
+    assert found[1].startswith(free)
     summary = one_object(distill("resume", tmp_path / "run", "--json", key=secret))
     assert summary["images"]["charged_by_server"] == summary["images"]["bought"] == 40

@@ -26,7 +26,7 @@ def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(prepare_teacher, "DEMO", demo)
     monkeypatch.setattr(prepare_teacher, "SECRET", tmp_path / "api-key")
     monkeypatch.setattr(prepare_teacher, "NAME", tmp_path / "name")
-    prepare_teacher.teacher("ledger", "migrate")
+    prepare_teacher.teacher("ledger", "init")
     return tmp_path
 
 

@@ -91,12 +91,12 @@ def test_a_newer_servers_extra_fields_are_ignored() -> None:
             "spent": 1,
             "remaining": 9,
             "event": {"sequence": 2, "hash": "0" * 64, "signature": "later"},
-            "receipt": "later",
+            "witnesses": "later",
         }
     )
     assert answer.labels == [3]
     assert answer.probabilities is None
-    assert "receipt" not in answer.model_dump()
+    assert "witnesses" not in answer.model_dump()
 
 
 def test_a_problem_keeps_the_members_its_code_brings() -> None:

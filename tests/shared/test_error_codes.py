@@ -32,6 +32,13 @@ def test_an_exhausted_budget_is_403_and_final() -> None:
 def test_refusals_are_final_and_failures_are_not(code: ErrorCode) -> None:
     kind = ERROR_KINDS[code]
     if kind.status >= 500:
-        assert kind.retryable
-    elif code is not ErrorCode.BODY_INCOMPLETE:  # the one 4xx that the way, not the request, may be to blame for
-        assert not kind.retryable
+        # A ledger that does not add up needs its owner, not another request.
+        assert kind.retryable is (code is not ErrorCode.LEDGER_INCONSISTENT)
+    else:  # these 4xx are matters of the way or of the moment, not of the request
+        passing = (
+            ErrorCode.BODY_INCOMPLETE,
+            ErrorCode.STILL_RUNNING,
+            ErrorCode.RATE_LIMITED,
+            ErrorCode.DAILY_BUDGET_EXHAUSTED,
+        )
+        assert kind.retryable is (code in passing)

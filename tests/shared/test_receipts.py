@@ -2,10 +2,12 @@
 
 import json
 from itertools import permutations
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from shared.wire.contracts import Event
 from shared.wire.receipts import GENESIS_HASH, canonical_bytes, chain_faults, event_hash
@@ -15,7 +17,7 @@ def sealed(event: Event) -> Event:
     return event.model_copy(update={"hash": event_hash(event)})
 
 
-def make_chain(length: int) -> list[Event]:
+def make_chain(length: int, *, format: Literal[1, 2] = 2) -> list[Event]:
     chain: list[Event] = []
     for sequence in range(1, length + 1):
         event = Event(
@@ -34,6 +36,8 @@ def make_chain(length: int) -> list[Event]:
             spent=10 * (sequence - 1),
             granted=1000,
             hash=GENESIS_HASH,
+            format=format,
+            teacher_digest="d" * 64 if sequence > 1 and format == 2 else "",
         )
         chain.append(sealed(event))
     return chain
@@ -56,6 +60,10 @@ EDITS = {
     "spent": 1,
     "granted": 2000,
     "hash": "c" * 64,
+    "format": 1,
+    "teacher_digest": "e" * 64,
+    "disclosure_digest": "f" * 64,
+    "detail": "budget_exhausted",
 }
 
 
@@ -70,6 +78,16 @@ def test_a_chain_can_be_checked_page_by_page() -> None:
     assert chain_faults(CHAIN[2:], after=CHAIN[1]) == []
     assert chain_faults(CHAIN[2:]) != []
     assert chain_faults(CHAIN[3:], after=CHAIN[1]) != []
+
+
+def test_events_of_servers_that_did_not_sign_yet_are_hashed_as_they_were() -> None:
+    chain = make_chain(4, format=1)
+    assert chain_faults(chain) == []
+    assert "format" not in json.loads(canonical_bytes(chain[1]))
+    for field in ("teacher_digest", "disclosure_digest", "detail"):
+        with pytest.raises(ValidationError, match="an event of format 1 has no teacher_digest"):
+            Event.model_validate(chain[1].model_dump() | {field: EDITS[field]})
+    assert chain_faults([chain[0], chain[1].model_copy(update={"format": 2}), *chain[2:]]) != []
 
 
 def test_the_edits_cover_every_field() -> None:

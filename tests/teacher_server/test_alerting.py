@@ -65,6 +65,7 @@ def test_each_step_is_told_once(database: Database, caplog: pytest.LogCaptureFix
             spend(database, key, images, alerts)
             receiver.wait_for((number + 1) // 2)
         assert percents(receiver) == [50, 80, 95, 100]
+        wait_until(lambda: alerted(database) == 100)  # until it is marked, a restart tells it again
         first = receiver.taken[0].data
         assert len(first.pop("ledger")) == 32
         assert first == {"key": "ada", "percent": 50, "passed": [50], "spent": 50, "granted": 100, "remaining": 50}

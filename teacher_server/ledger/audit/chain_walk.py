@@ -57,6 +57,8 @@ class ChainWalk:
             return None, self._unreadable(row, "format", row["format"])
         except ValidationError as error:
             found = error.errors()[0]
+            if not found["loc"]:  # fields that are not of its format
+                return None, self._unreadable(row, "format", row.get("format", 1))
             return None, self._unreadable(row, ".".join(map(str, found["loc"])), found["input"])
         faults = [*self._link_faults(event), *self._sum_faults(event), *self._signature_faults(row, event, ring)]
         if event.key_name not in (self.key_name, self.other_name):

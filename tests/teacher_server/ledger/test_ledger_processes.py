@@ -63,10 +63,13 @@ def test_processes_share_one_budget_while_the_owner_grants(database: Database, l
         found = [outcome for process in workers for outcome in outcomes(process)]
         assert [process.wait(timeout=60) for process in workers] == [0, 0, 0]
     assert len(found) == sum(map(len, batches))
+    with suppress(Refusal):  # the owner may have granted too late for the others: what is left is bought one by one
+        for number in range(100):
+            bought_here += charge(Ledger(database), key, f"rest-{number}", 1).event.images
     bought = sum(outcome.get("images", 0) for outcome in found) + bought_here
     after = list_keys(database)[0]
     assert after.granted == 40 + sum(grants) < sum(map(sum, batches))
-    assert after.granted - 6 <= bought == after.spent <= after.granted
+    assert bought == after.spent == after.granted
     assert {outcome["refused"] for outcome in found if "refused" in outcome} == {"budget_exhausted"}
     kinds = Counter(event.kind for event in history(database, key))
     assert kinds["grant"] == len(grants)
