@@ -28,6 +28,9 @@ def main() -> None:
     except OperatorError as error:
         typer.echo(f"teacher: {error}", err=True)
         raise SystemExit(2) from None
+    except OSError as error:  # standard output on a full disk; 1 would mean that a ledger is not sound
+        typer.echo(f"teacher: {error}", err=True)
+        raise SystemExit(2) from None
     except Refusal as refusal:
         cause = refusal.__cause__  # SQLAlchemy's own text has several lines; the driver's error has one
         typer.echo(f"teacher: {refusal.detail} ({getattr(cause, 'orig', cause)})", err=True)

@@ -172,7 +172,7 @@ def _disclosure(text: str) -> Disclosure:
 def _limit(text: str, name: str) -> int | None:
     if text == "none":
         return None
-    if not re.fullmatch(r"[0-9]{1,18}", text):
+    if not re.fullmatch(r"[0-9]{1,30}", text):
         raise OperatorError(f"{name} is {text!r}; allowed are a number of images, 1 or more, and none")
     return int(text)
 
@@ -181,7 +181,9 @@ def _length(text: str) -> timedelta:
     if text == "0":
         return timedelta(0)
     if not (match := re.fullmatch(r"([0-9]{1,8})([smhd])", text)):
-        raise OperatorError(f"overlap is {text!r}; allowed are 0 and a number with s, m, h or d, such as 24h")
+        raise OperatorError(
+            f"overlap is {text!r}; allowed are 0 and a number with s, m, h or d, such as 24h, up to 366d"
+        )
     return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
 
 

@@ -107,6 +107,8 @@ def test_policies_are_set_one_by_one(database: Database) -> None:
         (("rotate", "--name", "bob"), "name is 'bob'"),
         (("rotate", "--name", "ada", "--overlap", "tomorrow"), "overlap is 'tomorrow'"),
         (("rotate", "--name", "ada", "--overlap", "400d"), "overlap is 400 days"),
+        (("rotate", "--name", "ada", "--overlap", "999999999d"), "up to 366d"),
+        (("set", "--name", "ada", "--images-per-day", "9" * 20), "allowed are 1 to 9007199254740991 images"),
         (("rotate", "--name", "ada", "--overlap", "-1h"), "overlap is '-1h'"),
         (("create", "--name", "eve", "--budget", "1", "--images-per-day", "0"), "images_per_day is 0"),
     ],

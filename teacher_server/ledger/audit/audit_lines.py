@@ -45,22 +45,30 @@ class ExportHeader(BaseModel):
 def write_export(database: Database, key_name: str, stream: IO[str]) -> ExportHeader:
     """Write one key's history, as it is at one moment, also one that an audit would fault.
 
-    Raises OperatorError for an unknown key and for rows that no line can hold, Refusal(ledger_unavailable).
+    Raises OperatorError for an unknown key, for rows that no line can hold and for a stream that takes no more,
+    Refusal(ledger_unavailable).
     """
     with database.reading() as connection:
         try:
             header, key_id = _header(connection, key_name)
-            stream.write(json.dumps({"export": header.model_dump()}) + "\n")
+            _write(stream, {"export": header.model_dump()})
             after: int | None = None
             while rows := _page(connection, key_id, after):
                 for row in rows:
-                    stream.write(json.dumps(_as_line(row)) + "\n")
+                    _write(stream, _as_line(row))
                 after = rows[-1]["sequence"]
         except (Unreadable, TypeError, ValidationError) as error:
             raise OperatorError(
                 f"key {key_name!r} cannot be exported, a row of it cannot be read; `teacher audit verify` says which"
             ) from error
     return header
+
+
+def _write(stream: IO[str], line: dict[str, Any]) -> None:
+    try:
+        stream.write(json.dumps(line) + "\n")
+    except OSError as error:  # said here: out there it would be taken for the ledger's
+        raise OperatorError(f"the history cannot be written: {error.strerror}") from error
 
 
 def _header(connection: Connection, key_name: str) -> tuple[ExportHeader, int]:

@@ -56,6 +56,8 @@ def parse_ledger_url(url: str) -> LedgerAddress:
     file = Path(parsed.database).resolve()  # two names of one file must not be two locks
     if not file.parent.is_dir():
         raise OperatorError(f"ledger is {url!r}, but the folder {file.parent} does not exist")
+    if file.is_dir():
+        raise OperatorError(f"ledger is {url!r}, which is a folder; allowed is a file")
     return LedgerAddress(parsed, file)
 
 

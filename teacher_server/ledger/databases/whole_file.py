@@ -14,8 +14,12 @@ from teacher_server.errors import OperatorError
 def whole_file(file: Path) -> Iterator[IO[str]]:
     """A stream whose content becomes ``file`` when the block ends well, on the disk by then; else nothing changes.
 
-    Readable by its owner alone: a history is between a key's holder and the owner. Raises OperatorError.
+    Readable by its owner alone: a history is between a key's holder and the owner. Raises OperatorError, also for a
+    device or a pipe, which a new file would take the place of.
     """
+    file = file.resolve()  # what a link leads to is replaced, not the link
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise OperatorError(f"{file} is no plain file; leave the option out to write to standard output")
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

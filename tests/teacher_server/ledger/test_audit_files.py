@@ -18,6 +18,7 @@ from shared.wire.signatures import fingerprint, sign_event
 from teacher_server.cli import main
 from teacher_server.errors import OperatorError
 from teacher_server.ledger.audit.auditing import audit_export, audit_ledger
+from teacher_server.ledger.databases.whole_file import whole_file
 from tests.ledger_places import LedgerPlace, sqlite_place
 from tests.teacher_server.ledger.golden_history import EXPORT, KEYS, RECEIPTS, write_golden
 from tests.teacher_server.ledger.histories import LAST, write_history
@@ -85,7 +86,7 @@ def unsign(lines: Lines) -> None:
 
 def downgrade(lines: Lines) -> None:
     lines[-1] |= {"signing_key": "", "signature": ""}
-    lines[-1]["event"]["format"] = 1
+    lines[-1]["event"] |= {"format": 1, "teacher_digest": "", "disclosure_digest": "", "detail": ""}
     seal_from(lines, len(lines) - 1)
 
 
@@ -313,3 +314,36 @@ def test_an_export_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".history*"))
     with place.open() as database:
         assert audit_ledger(database).faults[0].sequence == 5
+
+
+def test_an_export_takes_no_devices_place(tmp_path: Path) -> None:
+    pipe, aim, link = tmp_path / "pipe", tmp_path / "aim", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(aim)
+    with pytest.raises(OperatorError, match="pipe is no plain file"), whole_file(pipe):
+        pass
+    with whole_file(link) as stream:
+        stream.write("whole")
+    assert (pipe.is_fifo(), link.is_symlink(), aim.read_text()) == (True, True, "whole")
+
+
+@pytest.mark.parametrize("command", ["audit export --key ada", "audit verify", "keys list", "usage"])
+def test_a_full_disk_behind_standard_output_is_one_line(command: str, tmp_path: Path) -> None:
+    place = sqlite_place(tmp_path)
+    write_history(place)
+    environment = os.environ | {"TEACHER_LEDGER": place.url}
+    teacher = Path(sys.executable).with_name("teacher")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [teacher, *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Idempotency-Key" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -141,7 +141,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match="cannot be opened"):
+    with pytest.raises(OperatorError, match="which is a folder"):
         open_database(f"sqlite:///{tmp_path}", create=True)
 
 
