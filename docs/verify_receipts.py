@@ -91,9 +91,9 @@ def main(given):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", help="of `teacher audit export`, and of `distill audit --receipts`")
-    parser.add_argument("--keys", help="the answer of /.well-known/teacher-signing-keys; else an export's own")
+    parser.add_argument("--keys", help="the answer of /.well-known/teacher-signing-keys; an export has its own")
     parser.add_argument("--pin", help="the fingerprint of a signing key that you know to be right")
     try:
         raise SystemExit(main(parser.parse_args()))
     except Exception as error:  # whatever a file holds
-        parser.exit(2, f"cannot be read: {error!r}\n")
+        parser.exit(2, f"cannot be read: {type(error).__name__}: {error}\n")

@@ -37,6 +37,8 @@ def audit(
     """
     if log is not None and teacher is not None:
         raise ConfigError(f"--log is {log} and --teacher is {teacher}; give one of them")
+    if receipts is not None and not _may_be_replaced(receipts):
+        raise ConfigError(f"--receipts is {receipts}; allowed is a plain file in a folder that is there")
     with open_run(directory) as folder:
         if receipts is not None:
             _write_receipts(folder, receipts)
@@ -54,6 +56,11 @@ def audit(
         typer.echo(report.sentence)
     if not report.is_equal:
         raise AuditMismatch(report.describe())
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """A device, a pipe or a folder may not: a file is written beside it and takes its place."""
+    return path.is_file() or (path.parent.is_dir() and not path.exists())
 
 
 def _compare(folder: RunFolder, teacher: str | None, log: Path | None) -> "Audit":
@@ -76,5 +83,5 @@ def _write_receipts(folder: RunFolder, path: Path) -> None:
 
     purchases = folder.labels.purchases()
     found = [purchase.receipt_json for purchase in purchases if purchase.receipt_json is not None]
-    write_text(path, receipt_lines(found))
+    write_text(path.resolve(), receipt_lines(found))  # what a link leads to, not the link
     say(f"{len(found)} receipts of {len(purchases)} answers written to {path}")

@@ -2,6 +2,7 @@
 
 import typer
 
+from shared.wire.error_codes import ErrorCode
 from teacher_server.cli import audit, bundles, keys, ledger, serving, training, usage
 from teacher_server.errors import OperatorError, Refusal
 
@@ -33,5 +34,14 @@ def main() -> None:
         raise SystemExit(2) from None
     except Refusal as refusal:
         cause = refusal.__cause__  # SQLAlchemy's own text has several lines; the driver's error has one
-        typer.echo(f"teacher: {refusal.detail} ({getattr(cause, 'orig', cause)})", err=True)
+        typer.echo(f"teacher: {_for_the_owner(refusal)} ({getattr(cause, 'orig', cause)})", err=True)
         raise SystemExit(2) from None
+
+
+def _for_the_owner(refusal: Refusal) -> str:
+    """What a refusal says, without the advice to clients about their Idempotency-Key."""
+    if refusal.code != ErrorCode.LEDGER_UNAVAILABLE:
+        return refusal.detail
+    if refusal.members.get("charged") == "unknown":
+        return "the ledger did not say whether it kept the change; look before doing it again"
+    return "the ledger cannot be used now, nothing was changed"

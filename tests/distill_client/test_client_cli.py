@@ -488,6 +488,12 @@ def test_a_run_pins_the_signing_key_it_finds_and_audits_to_files_without_a_serve
     assert summary["audit"]["sentence"] == card["audit"] == report["sentence"]
     assert "in the log of log.jsonl" in (finished.path / "student" / "README.md").read_text()
     assert len(receipts.read_text().splitlines()) == 8
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, tmp_path / "no" / "receipts.jsonl"):
+        refused = distill("audit", finished.path, "--log", log, "--receipts", place)
+        assert isinstance(refused.exception, ConfigError)
+        assert f"--receipts is {place}; allowed is a plain file" in str(refused.exception)
+    assert (tmp_path / "pipe").is_fifo()
 
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[:-2]))

@@ -231,7 +231,7 @@ def test_a_failing_ledger_is_one_line_and_exit_code_2(database: Database, ledger
     ended = shell("keys", "create", "--ledger", ledger_url, "--name", "ada", "--budget", "1")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("teacher: the ledger cannot be used now")
+    assert ended.stderr.startswith("teacher: the ledger cannot be used now, nothing was changed (")
     assert "a broken disk" in ended.stderr
     assert list_keys(database) == []
 

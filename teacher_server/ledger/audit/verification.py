@@ -25,6 +25,7 @@ from teacher_server.ledger.audit.raw_rows import (
     read_rows_one_by_one,
 )
 from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.tables import ledger
 
 PAGE_EVENTS = 200
 Watch = Callable[[Event], list[Fault]]
@@ -48,10 +49,13 @@ def no_watch(_: Event) -> list[Fault]:
 def verify_around(
     database: Database, *, pin: str | None = None, is_whole: bool = True
 ) -> tuple[KeyRing, list[Fault]]:
-    """The signing keys; and, where ``is_whole``, all rows for such as belong to no key."""
+    """The signing keys, the ledger's name; and, where ``is_whole``, all rows for such as belong to no key."""
     with database.reading() as connection:
         ring = _key_ring(connection, pin)
         faults = [Fault("", None, what) for what in ring.faults]
+        names = connection.execute(select(func.count()).select_from(ledger)).scalar_one()
+        if names != 1:
+            faults.append(Fault("", None, f"its table 'ledger', with its name, has {names} rows; allowed is one"))
         for table in (EVENTS, ANSWERS, EVENT_IMAGES) if is_whole else ():
             strangers = select(table.c.key_id).where(table.c.key_id.not_in(select(KEYS.c.id))).distinct()
             try:

@@ -75,7 +75,8 @@ def _verified(draft: Path) -> AuditReport:
         with closing(open_database(f"sqlite:///{draft}", create=False)) as copy:
             report = audit_ledger(copy)
     except Refusal as error:
-        raise OperatorError(f"the copy cannot be read: {error.__cause__}") from error
+        cause = error.__cause__  # SQLAlchemy's own text has several lines; the driver's error has one
+        raise OperatorError(f"the copy cannot be read: {getattr(cause, 'orig', cause)}") from error
     if not report.is_sound:
         shown = "; ".join(map(str, report.faults[:3]))
         raise OperatorError(f"no backup was written, the ledger is not sound: {shown}. See `teacher audit verify`")

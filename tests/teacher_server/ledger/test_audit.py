@@ -262,6 +262,15 @@ def test_rows_of_no_key_are_named(tmp_path: Path) -> None:
     assert "the ledger: events has rows of key 2, which does not exist" in map(str, audit(place).faults)
 
 
+def test_a_ledger_without_its_name(tmp_path: Path) -> None:
+    place = sqlite_place(tmp_path)
+    write_history(place)
+    execute(place, "DELETE FROM ledger")
+    assert "the ledger: its table 'ledger', with its name, has 0 rows; allowed is one" in map(
+        str, audit(place).faults
+    )
+
+
 def test_a_ledger_is_not_changed_by_its_audit(tmp_path: Path) -> None:
     place = sqlite_place(tmp_path)
     write_history(place)
