@@ -1,5 +1,6 @@
 """The composition root: settings and teachers in, an ASGI application out."""
 
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,7 @@ from teacher_server.api import health, labels, signing_keys, teachers, usage
 from teacher_server.api.context import Server
 from teacher_server.api.documented import add_problem_schema
 from teacher_server.decoding import DecodingLimits
-from teacher_server.errors import OperatorError
+from teacher_server.errors import OperatorError, Refusal
 from teacher_server.labelling import Labelling
 from teacher_server.ledger.audit.consistency import Consistency
 from teacher_server.ledger.ledger import Ledger
@@ -28,6 +29,7 @@ from teacher_server.upkeep import Upkeep
 from teacher_server.webhook_address import read_signing_secret
 from teacher_server.webhooks import Webhook
 
+_log = logging.getLogger("teacher_server")
 _DESCRIPTION = """
 A private image classifier that can only be queried: every image is charged to the key's budget, and every charge is
 an event in the key's hash chain.
@@ -52,6 +54,7 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     alerts = BudgetAlerts(database, _webhook(settings))
     ledger = Ledger(database, charged=alerts.charged)
     require_versions_unchanged(ledger, catalogue.all())
+    _tell_if_not_ready(ledger)
     admission = Admission(
         requests_max=settings.requests_in_flight_max, requests_per_key_max=settings.requests_in_flight_per_key_max
     )
@@ -87,6 +90,14 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         app.include_router(module.router)
     add_problem_schema(app)
     return app
+
+
+def _tell_if_not_ready(ledger: Ledger) -> None:
+    """Say at the start what /readyz will say: a full disk, a signing key that is not there. It may pass."""
+    try:
+        ledger.check_writable()
+    except Refusal as refusal:
+        _log.error("not ready, and nothing is answered until it is: %s", refusal.__cause__)
 
 
 def require_versions_unchanged(ledger: Ledger, teachers: Iterable[Teacher]) -> None:

@@ -129,6 +129,7 @@ def test_a_server_without_its_signing_key_sells_nothing_until_it_is_put_back(
     away = place.signing_key.with_suffix(".away")
     place.signing_key.rename(away)
     server.start()
+    assert status(server, "/readyz") == (503, "ledger_unavailable")
     refused = ask(server, secret, 1, "a")
     assert (refused.status_code, refused.json()["code"], refused.json()["charged"]) == (
         503,
@@ -137,6 +138,7 @@ def test_a_server_without_its_signing_key_sells_nothing_until_it_is_put_back(
     )
     assert "Put it back" in server.text()
     away.rename(place.signing_key)
+    assert status(server, "/readyz") == (200, None)
     assert ask(server, secret, 1, "a").status_code == 200
     with place.open() as database:
         assert audit_ledger(database).faults == []

@@ -73,3 +73,14 @@ def test_a_version_keeps_its_meaning_across_restarts(settings: TeacherSettings, 
         create_app(settings, [other])
     with TestClient(create_app(settings, [first, replace(other, version="2")])) as client:
         assert Holder(client, secret).buy([2]).version == "2"
+
+
+def test_a_server_that_cannot_sign_says_so_at_the_start(
+    settings: TeacherSettings, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = database.signer.file.rename(database.signer.file.with_suffix(".away"))
+    with TestClient(create_app(settings, [numbers_teacher(NumbersClassifier())])) as client:
+        assert "not ready, and nothing is answered until it is: signing key" in caplog.text
+        assert client.get("/readyz").status_code == 503
+        away.rename(database.signer.file)
+        assert client.get("/readyz").status_code == 200

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
-from teacher_server.ledger.chain.signing import Signer
+from teacher_server.ledger.chain.signing import Signer, current_fingerprint
 from teacher_server.ledger.databases.address import LedgerAddress
 from teacher_server.ledger.databases.backend import Backend
 from teacher_server.ledger.databases.group_commit import GroupCommit
@@ -115,14 +115,23 @@ class Database:
         """
         if time.monotonic() - self._committed_at > _COMMIT_IS_FRESH_S:
             with self.writing() as connection:
+                self._require_signing_key(connection)
                 connection.execute(text("UPDATE ledger SET created_at = created_at"))
             return
         try:
             self._backend.require_there()
             with self._backend.writing.connect() as connection:
-                connection.begin().rollback()
+                transaction = connection.begin()
+                self._require_signing_key(connection)
+                transaction.rollback()
         except (SQLAlchemyError, OSError) as error:
             raise Refusal(ErrorCode.LEDGER_UNAVAILABLE, _UNAVAILABLE, charged="no") from error
+
+    def _require_signing_key(self, connection: Connection) -> None:
+        """Raise SigningKeyUnusable where the next event could not be signed."""
+        current = current_fingerprint(connection)
+        if current is not None:
+            self.signer.private_key(current)
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
