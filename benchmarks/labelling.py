@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from distill_client.teachers.native import NativeTeacher, connect
+from distill_client.teachers.native.teacher import NativeTeacher, connect
 from shared.wire.images import encode_npy, image_digests
 from teacher_server.teachers.teacher import load_teacher
 

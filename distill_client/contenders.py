@@ -20,7 +20,7 @@ from distill_client.student.lessons import Lessons
 from distill_client.student.networks import create_student
 from distill_client.student.targets import targets_from_values
 from distill_client.student.training import train_student
-from distill_client.teachers.store import LabelledImages
+from distill_client.teachers.paid.store import LabelledImages
 
 STUDENT = "student"
 STANDARD_KD = "standard_kd"

@@ -22,7 +22,7 @@ from distill_client.pool import (
 )
 from distill_client.randomness import numpy_generator, torch_generator
 from distill_client.run_folder import RunFolder
-from distill_client.teachers.buying import images_per_request
+from distill_client.teachers.paid.buying import images_per_request
 from shared.datasets import Dataset, DatasetUnavailable, load_dataset
 from shared.wire.contracts import Resize, TeacherCard
 from shared.wire.images import image_digests

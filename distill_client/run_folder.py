@@ -38,10 +38,10 @@ from distill_client.commands import resume_command
 from distill_client.config import RunConfig
 from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
-from distill_client.teachers.batch_notes import BatchNotes
-from distill_client.teachers.receipts import Pin
-from distill_client.teachers.schema import damage, forget_damaged_answers
-from distill_client.teachers.store import PaidLabels
+from distill_client.teachers.native.receipts import Pin
+from distill_client.teachers.paid.batch_notes import BatchNotes
+from distill_client.teachers.paid.schema import damage, forget_damaged_answers
+from distill_client.teachers.paid.store import PaidLabels
 from shared.wire.contracts import SigningKeys, TeacherCard
 
 LABELS_FILE = "answers.sqlite"

@@ -6,8 +6,8 @@ from distill_client.audit.books import Audit, Difference, sentences
 from distill_client.audit.held import Held
 from distill_client.audit.log_faults import log_differences
 from distill_client.audit.logs import TeacherLog
-from distill_client.teachers.receipts import Pin
-from distill_client.teachers.store import Purchase
+from distill_client.teachers.native.receipts import Pin
+from distill_client.teachers.paid.store import Purchase
 from shared.wire.contracts import Event, Receipt
 from shared.wire.signatures import is_signed_by
 

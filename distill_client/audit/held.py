@@ -7,8 +7,8 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from distill_client.teachers.receipts import Pin
-from distill_client.teachers.store import Purchase
+from distill_client.teachers.native.receipts import Pin
+from distill_client.teachers.paid.store import Purchase
 from shared.wire.contracts import Receipt
 from shared.wire.signatures import receipt_faults
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from distill_client.audit.books import Difference, sentences
 from distill_client.audit.held import Held
 from distill_client.audit.logs import TeacherLog
+from distill_client.teachers.native.receipts import Pin
 from distill_client.teachers.protocol import SignedEvent
-from distill_client.teachers.receipts import Pin
 from shared.wire.contracts import Event, Usage
 from shared.wire.receipts import chain_faults
 from shared.wire.signatures import is_signed_by, trusted_keys

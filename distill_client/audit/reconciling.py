@@ -9,8 +9,8 @@ from distill_client.audit.trust import trusted_keys_of
 from distill_client.commands import resume_command
 from distill_client.errors import RunStoreError
 from distill_client.run_folder import RunFolder
+from distill_client.teachers.native.receipts import keep_evidence
 from distill_client.teachers.protocol import Teacher, key_identity
-from distill_client.teachers.receipts import keep_evidence
 
 
 def require_same_key(folder: RunFolder, teacher: Teacher) -> None:

@@ -1,8 +1,8 @@
 """Whom a run believes: the signing key it pinned when it began, and the keys that follow from it."""
 
 from distill_client.run_folder import RunFolder
+from distill_client.teachers.native.receipts import Pin, ProvenTeacher
 from distill_client.teachers.protocol import Teacher
-from distill_client.teachers.receipts import Pin, ProvenTeacher
 from shared.wire.contracts import SigningKeys
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from distill_client.cli.options import say
 from distill_client.config import RunConfig
 from distill_client.errors import ConfigError
-from distill_client.teachers.native import NativeTeacher, announce_retries, connect
+from distill_client.teachers.native.teacher import NativeTeacher, announce_retries, connect
 
 KEY_VARIABLE = "DISTILL_API_KEY"
 

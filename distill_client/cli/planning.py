@@ -27,7 +27,7 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     """
     from distill_client.material import check_budget, check_card
     from distill_client.report.table import plan_table
-    from distill_client.teachers.buying import images_per_request
+    from distill_client.teachers.paid.buying import images_per_request
 
     experiment = load_config(config)
     card = None

@@ -15,7 +15,7 @@ from distill_client.commands import resume_command
 from distill_client.config import load_config
 from distill_client.errors import AuditMismatch, ConfigError, DistillError
 from distill_client.run_folder import RunFolder, create_run, open_run, require_free
-from distill_client.teachers.receipts import UNSIGNED, Pin
+from distill_client.teachers.native.receipts import UNSIGNED, Pin
 
 if TYPE_CHECKING:
     from distill_client.material import Material

@@ -13,11 +13,11 @@ import stamina
 
 from distill_client.audit import audit_run, read_log
 from distill_client.errors import BudgetExhausted, TeacherChanged, TeacherRefused, TeacherUnavailable
-from distill_client.teachers.buying import buy_stage, images_per_request
-from distill_client.teachers.native import NativeTeacher
+from distill_client.teachers.native.teacher import NativeTeacher
+from distill_client.teachers.paid.buying import buy_stage, images_per_request
+from distill_client.teachers.paid.store import PaidLabels
 from distill_client.teachers.protocol import Answer
 from distill_client.teachers.protocol import Teacher as TeacherProtocol
-from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import Usage
 from shared.wire.images import answer_digest, batch_digest, image_digests
 from shared.wire.receipts import chain_faults

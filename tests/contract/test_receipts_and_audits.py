@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from distill_client.audit import Audit, audit_run, read_export, read_log, receipt_lines
-from distill_client.teachers.buying import buy_stage
-from distill_client.teachers.native import NativeTeacher
+from distill_client.teachers.native.receipts import Pin, ProvenTeacher
+from distill_client.teachers.native.teacher import NativeTeacher
+from distill_client.teachers.paid.buying import buy_stage
+from distill_client.teachers.paid.store import PaidLabels
 from distill_client.teachers.protocol import read_receipt
-from distill_client.teachers.receipts import Pin, ProvenTeacher
-from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import SigningKeys
 from shared.wire.signatures import receipt_faults
 from teacher_server.ledger.audit.audit_lines import write_export

@@ -11,7 +11,7 @@ import stamina
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
-from distill_client.teachers.native import NativeTeacher
+from distill_client.teachers.native.teacher import NativeTeacher
 from shared.wire.contracts import Disclosure, InputSpec
 from teacher_server.app import create_app
 from teacher_server.ledger.databases.database import Database

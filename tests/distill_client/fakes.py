@@ -17,8 +17,8 @@ from distill_client.errors import BudgetExhausted, TeacherUnavailable
 from distill_client.material import Material
 from distill_client.pipeline import run
 from distill_client.run_folder import create_run, open_run
+from distill_client.teachers.native.receipts import Pin
 from distill_client.teachers.protocol import Answer, SignedEvent, Values, key_identity
-from distill_client.teachers.receipts import Pin
 from shared.wire.contracts import (
     Disclosure,
     Event,

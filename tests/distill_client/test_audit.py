@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from distill_client.audit import Audit, Difference, TeacherLog, audit_run, read_log
-from distill_client.teachers.buying import buy_stage
+from distill_client.teachers.native.receipts import Pin
+from distill_client.teachers.paid.buying import buy_stage
+from distill_client.teachers.paid.store import PaidLabels, Purchase
 from distill_client.teachers.protocol import SignedEvent
-from distill_client.teachers.receipts import Pin
-from distill_client.teachers.store import PaidLabels, Purchase
 from shared.wire.contracts import Event, EventSignature, Receipt, SigningKeys, Usage
 from shared.wire.receipts import event_hash
 from tests.distill_client.fakes import FakeTeacher, Signer, relinked

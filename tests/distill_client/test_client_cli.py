@@ -35,8 +35,8 @@ from distill_client.errors import (
     TeacherRefused,
     TeacherUnavailable,
 )
-from distill_client.teachers.answers import read_answer
-from distill_client.teachers.native import connect
+from distill_client.teachers.native.answers import read_answer
+from distill_client.teachers.native.teacher import connect
 from shared.datasets import load_dataset
 from shared.wire import contracts
 from shared.wire.contracts import Disclosure, InputSpec
@@ -533,7 +533,7 @@ def test_a_server_that_does_not_sign_is_said_once_and_in_the_report(
     def without_receipt(*arguments: Any, **keywords: Any) -> Any:
         return replace(read_answer(*arguments, **keywords), receipt="")
 
-    monkeypatch.setattr("distill_client.teachers.native.read_answer", without_receipt)
+    monkeypatch.setattr("distill_client.teachers.native.teacher.read_answer", without_receipt)
     monkeypatch.setattr(contracts, "SIGNING_KEYS_PATH", "/.well-known/nothing")
     config, secret = write_config(tmp_path / "tiny.toml", synthesis={"images": 0}), served.key("unsigned", budget=40)
     result = distill("run", config, "--teacher", served.url, "--out", tmp_path / "run", key=secret)

@@ -17,7 +17,7 @@ from distill_client.student.lessons import LessonImages, Lessons
 from distill_client.student.networks import create_student
 from distill_client.student.training import train_student
 from distill_client.teachers import store as store_module
-from distill_client.teachers.store import PaidLabels
+from distill_client.teachers.paid.store import PaidLabels
 from tests.distill_client.fakes import FakeTeacher
 
 PROJECT = Path(__file__).resolve().parents[2]

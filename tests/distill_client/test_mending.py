@@ -10,8 +10,8 @@ import pytest
 
 from distill_client.errors import RunStoreError, TeacherUnavailable
 from distill_client.run_folder import open_run
-from distill_client.teachers.batch_notes import BatchNotes
-from distill_client.teachers.schema import damage
+from distill_client.teachers.paid.batch_notes import BatchNotes
+from distill_client.teachers.paid.schema import damage
 from tests.distill_client.fakes import FakeTeacher, Signer, begin, bring_to_its_end, tiny_config
 
 STORE = "answers.sqlite"

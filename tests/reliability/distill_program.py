@@ -5,7 +5,7 @@ import sklearn.datasets  # noqa: F401
 import torchvision  # noqa: F401
 
 import distill_client.pipeline
-import distill_client.teachers.native  # noqa: F401
+import distill_client.teachers.native.teacher  # noqa: F401
 from distill_client import cli
 
 

@@ -17,9 +17,9 @@ from distill_client.errors import (
     TeacherProtocolError,
     TeacherUnavailable,
 )
-from distill_client.teachers.buying import buy_stage, images_per_request, refuse_test_images
+from distill_client.teachers.paid.buying import buy_stage, images_per_request, refuse_test_images
+from distill_client.teachers.paid.store import PaidLabels
 from distill_client.teachers.protocol import Answer
-from distill_client.teachers.store import PaidLabels
 from shared.wire.images import encode_npy, image_digests
 from tests.distill_client.fakes import FakeTeacher, answer_to
 

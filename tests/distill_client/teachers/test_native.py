@@ -23,7 +23,7 @@ from distill_client.errors import (
     TeacherRefused,
     TeacherUnavailable,
 )
-from distill_client.teachers.native import NativeTeacher, announce_retries, connect
+from distill_client.teachers.native.teacher import NativeTeacher, announce_retries, connect
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from tests.distill_client.fakes import FakeTeacher, answer_to

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from distill_client.errors import ReceiptFault
-from distill_client.teachers.buying import buy_stage
+from distill_client.teachers.native.receipts import Pin, ProvenTeacher, current_key
+from distill_client.teachers.paid.buying import buy_stage
+from distill_client.teachers.paid.store import PaidLabels
 from distill_client.teachers.protocol import Answer, read_receipt
-from distill_client.teachers.receipts import Pin, ProvenTeacher, current_key
-from distill_client.teachers.store import PaidLabels
 from shared.wire.contracts import Event, SigningKeys
 from shared.wire.receipts import event_hash
 from tests.distill_client.fakes import FakeTeacher, Signer, as_header

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distill_client.errors import RunStoreError
+from distill_client.teachers.paid.store import PaidLabels
 from distill_client.teachers.protocol import Answer, Values
-from distill_client.teachers.store import PaidLabels
 from shared.wire.images import answer_digest, batch_digest, image_digests
 from tests.distill_client.fakes import FakeTeacher, Signer, answer_to
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from distill_client.errors import ConfigError, TeacherUnavailable
-from distill_client.teachers.native import connect
+from distill_client.teachers.native.teacher import connect
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from tests.ledger_places import sqlite_place
 from tests.reliability.processes import ForkServer

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from distill_client.errors import ConfigError, TeacherChanged, TeacherProtocolError, TeacherRefused
-from distill_client.teachers.answers import read_answer
+from distill_client.teachers.native.answers import read_answer
+from distill_client.teachers.native.refusals import Patience, Retryable, failure_of
 from distill_client.teachers.protocol import Answer, SignedEvent
-from distill_client.teachers.refusals import Patience, Retryable, failure_of
 from distill_client.teachers.trust import trusted_authorities
 from shared.wire import contracts
 from shared.wire.contracts import Event, EventSignature, EventsPage, SigningKeys, TeacherCard, Usage

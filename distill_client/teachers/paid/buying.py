@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from distill_client.errors import ConfigError, RunStoreError, TeacherProtocolError
+from distill_client.teachers.paid.store import Batch, PaidLabels
 from distill_client.teachers.protocol import Answer, Teacher
-from distill_client.teachers.store import Batch, PaidLabels
 from shared.wire.contracts import TeacherCard
 from shared.wire.images import Images, image_digests
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_client.errors import RunStoreError
+from distill_client.teachers.paid.schema import open_file
 from distill_client.teachers.protocol import Answer, Values, read_receipt
-from distill_client.teachers.schema import open_file
 from shared.datasets.allocation import allocate_images
 from shared.wire.images import InvalidImages, answer_digest, batch_digest, decode_npy, encode_npy, image_digests
 

@@ -1,0 +1,1 @@
+"""Our own server's protocol: its answers, its refusals, and what its receipts prove."""
