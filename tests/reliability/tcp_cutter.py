@@ -15,19 +15,25 @@ _CHUNK = 1 << 16
 
 
 class CommitCutter:
-    """Listens on a port of this machine and cuts every ``every``-th commit of something written.
+    """Listens on a port of this machine and, once armed, cuts every ``every``-th commit of something written.
 
-    Every other one before it reached the database, the rest after.
-    Cut after: the database commits, and nobody hears of it. ``cut_before`` and ``cut_after`` count.
+    Whose commit it is it cannot see. A server commits once at its start, after it has begun to listen, to find out
+    whether it can: arm once it has answered something, and only charges are cut. Every other one is cut before it reached the database, the rest after it: the
+    database commits, and nobody hears of it. ``cut_before`` and ``cut_after`` count.
     """
 
     def __init__(self, target: Path, *, every: int) -> None:
         self._target, self._every = target, every
         self._commits = itertools.count(1)
+        self._is_armed = threading.Event()
         self.cut_before = self.cut_after = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def arm(self) -> None:
+        """Count and cut from the next commit on."""
+        self._is_armed.set()
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +68,8 @@ class CommitCutter:
                     (database if readable is client else client).sendall(content)
 
     def _cuts(self, database: socket.socket, content: bytes) -> bool:
+        if not self._is_armed.is_set():
+            return False
         number = next(self._commits)
         if number % self._every:
             return False
