@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.wire.contracts import InputSpec
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import Images, batch_digest, image_digests
 from shared.wire.receipts import disclosure_digest
 from teacher_server.admission import Admission
 from teacher_server.decoding import Body, DecodingLimits, NpyBody, decode_body, own_input
-from teacher_server.disclosure import disclose
+from teacher_server.disclosure import Disclosed, disclose, draw_noise
 from teacher_server.errors import Refusal
 from teacher_server.fingerprints import pack_fingerprints
 from teacher_server.ledger.charging.answers import Answered, Expired, Question
@@ -100,12 +103,22 @@ class Labelling:
                 computed = Computed(
                     version=teacher.version,
                     images=len(images_nhwc),
-                    disclosed=disclose(probabilities_nk, request.key.disclosure),
+                    disclosed=self._disclosed(request.key, teacher, digests, probabilities_nk),
                     fingerprints=pack_fingerprints(images_nhwc, digests, probabilities_nk),
                     teacher_digest=teacher.content_digest,
                 )
             answered = self._ledger.charge(question, computed, request_id=request.request_id)
         return self._again(answered, request, images_nhwc)
+
+    def _disclosed(
+        self, key: Key, teacher: Teacher, digests: list[bytes], probabilities_nk: NDArray[np.float32]
+    ) -> Disclosed:
+        """What this key may see. Noise is made of the images' bytes alone, whoever asks and beside whatever else."""
+        noise_nk = None
+        if noise := key.disclosure.noise:
+            secret = self._ledger.noise_secret(teacher.name, teacher.version)
+            noise_nk = draw_noise(secret, digests, noise=noise, classes=probabilities_nk.shape[1])
+        return disclose(probabilities_nk, key.disclosure, noise_nk)
 
     @contextmanager
     def _room(self, request: LabelRequest, images: int) -> Iterator[None]:
@@ -131,6 +144,7 @@ class Labelling:
             teacher is None
             or teacher.content_digest != event.teacher_digest
             or disclosure_digest(str(request.key.disclosure)) != event.disclosure_digest
+            or (request.key.disclosure.noise and not self._ledger.find_noise_secret(event.teacher, event.version))
         ):
             raise Refusal(
                 ErrorCode.ANSWER_EXPIRED,
@@ -138,7 +152,9 @@ class Labelling:
                 f"stored any more; version {event.version!r} as it was, under the disclosure of then, is not served",
             )
         with self._classifying:
-            return found.recomputed(disclose(teacher.classifier.probabilities(images_nhwc), request.key.disclosure))
+            probabilities_nk = teacher.classifier.probabilities(images_nhwc)
+            digests = image_digests(images_nhwc)
+            return found.recomputed(self._disclosed(request.key, teacher, digests, probabilities_nk))
 
     def _former_answer(self, request: LabelRequest) -> Answered | None:
         """What was answered under this idempotency key by a version that had another input, or is gone."""

@@ -1,13 +1,14 @@
 """What each endpoint takes and gives, as pydantic models that both sides import."""
 
-import re
-from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# Handed on: whoever reads a card or an event reads its disclosure too.
+from shared.wire.disclosure import PROBABILITY_DECIMALS as PROBABILITY_DECIMALS  # noqa: PLC0414
+from shared.wire.disclosure import Disclosure as Disclosure  # noqa: PLC0414
+
 IDEMPOTENCY_KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
-PROBABILITY_DECIMALS = 6
 
 # The headers that carry what JSON would, when the answer is asked for as application/x-npy.
 HEADER_TEACHER = "Teacher-Name"
@@ -32,7 +33,11 @@ Resize = Literal["exact", "crop", "stretch"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$", description="Ed25519, in hex")]
 
-EventKind = Literal["create", "grant", "revoke", "answer", "refuse", "policy", "rotate", "expire", "restore"]
+# Only a client's own ledger, for a teacher that keeps none, has the last three: images are asked for before they are
+# answered, and count as spent until they are known to be released, that is, not charged; or they fail, charged.
+EventKind = Literal[
+    "create", "grant", "revoke", "answer", "refuse", "policy", "rotate", "expire", "restore", "ask", "release", "fail"
+]
 EVENT_FORMAT = 2
 
 
@@ -40,28 +45,6 @@ class WireModel(BaseModel):
     """Immutable; unknown fields are ignored so that a newer server can add some."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-@dataclass(frozen=True)
-class Disclosure:
-    """What a key may see of an answer: ``probabilities``, ``top-k:K`` or ``label``."""
-
-    kind: Literal["probabilities", "top-k", "label"]
-    k: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read the form used on the wire and the command line; raises ValueError that says what is allowed."""
-        if text == "probabilities":
-            return cls("probabilities")
-        if text == "label":
-            return cls("label")
-        if match := re.fullmatch(r"top-k:([1-9][0-9]{0,4})", text):
-            return cls("top-k", int(match[1]))
-        raise ValueError(f"disclosure is {text!r}; allowed are probabilities, top-k:K (K >= 1) and label")
-
-    def __str__(self) -> str:
-        return f"top-k:{self.k}" if self.kind == "top-k" else self.kind
 
 
 class InputSpec(WireModel):
@@ -108,7 +91,7 @@ class TeacherCard(WireModel):
     body_bytes_max: int
     test_accuracy: float | None = Field(None, description="fraction, as measured by the owner")
     test_dataset: str | None = None
-    disclosure: str
+    disclosure: str = Field(description="the key's whole policy, in the text form of ``Disclosure``")
     budget: Usage
 
 

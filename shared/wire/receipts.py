@@ -29,7 +29,11 @@ def event_hash(event: Event) -> str:
 
 
 def disclosure_digest(disclosure: str) -> str:
-    """SHA-256, in hex, over canonical JSON of everything that a disclosure does to an answer."""
+    """SHA-256, in hex, over canonical JSON of everything that a disclosure does to an answer.
+
+    ``disclosure`` is the policy's whole text. ``decimals`` are those of a policy that names none; it stands here
+    whatever the text says, so that every digest of before texts could name some stays what it was.
+    """
     policy = {"decimals": PROBABILITY_DECIMALS, "disclosure": disclosure}
     return hashlib.sha256(json.dumps(policy, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
 

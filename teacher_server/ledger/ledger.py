@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from shared.wire.contracts import Event, SigningKeys
 from teacher_server.errors import Refusal
+from teacher_server.ledger import noise_secrets
 from teacher_server.ledger.chain import refusals, signing
 from teacher_server.ledger.chain.events import SignedEvent, last_teacher_digest, read_events
 from teacher_server.ledger.charging import answers
@@ -69,6 +70,14 @@ class Ledger:
         """The digest of the bundle that last answered under this name and version; empty when none did."""
         with self._database.reading() as connection:
             return last_teacher_digest(connection, teacher, version)
+
+    def noise_secret(self, teacher: str, version: str) -> bytes:
+        """See ``noise_secrets.noise_secret``."""
+        return noise_secrets.noise_secret(self._database, teacher, version)
+
+    def find_noise_secret(self, teacher: str, version: str) -> bytes | None:
+        """See ``noise_secrets.find_noise_secret``."""
+        return noise_secrets.find_noise_secret(self._database, teacher, version)
 
     def signing_keys(self) -> SigningKeys:
         """Every public key that this ledger ever signed with."""

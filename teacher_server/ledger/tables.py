@@ -21,6 +21,9 @@ metadata = MetaData()
 # SQLite only numbers rows by itself in a column of type INTEGER.
 _RowId = BigInteger().with_variant(Integer, "sqlite")
 
+# A whole policy as text. SQLite keeps the width that the column was declared with at first, and holds any.
+_Policy = String(64).with_variant(String(32), "sqlite")
+
 # The ledger itself: one row.
 ledger = Table(
     "ledger",
@@ -51,7 +54,7 @@ keys = Table(
     Column("name", String(64), nullable=False, unique=True),
     Column("lookup", String(12), nullable=False, unique=True),
     Column("secret_sha256", String(64), nullable=False),
-    Column("disclosure", String(32), nullable=False),
+    Column("disclosure", _Policy, nullable=False),
     Column("granted", BigInteger, nullable=False),
     Column("spent", BigInteger, nullable=False),
     Column("created_at", String(32), nullable=False),
@@ -91,7 +94,7 @@ events = Table(
     Column("images", BigInteger, nullable=False),
     Column("input_digest", String(64), nullable=False),
     Column("answer_digest", String(64), nullable=False),
-    Column("disclosure", String(32), nullable=False),
+    Column("disclosure", _Policy, nullable=False),
     Column("idempotency_key", String(255), nullable=False),
     Column("spent", BigInteger, nullable=False),
     Column("granted", BigInteger, nullable=False),
@@ -131,4 +134,15 @@ event_images = Table(
     Column("key_id", BigInteger, ForeignKey("keys.id"), primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
     Column("fingerprints", LargeBinary, nullable=False),
+)
+
+# What noise on a version's answers is drawn from, with the image's digest. Whoever has it can take the noise off.
+noise_secrets = Table(
+    "noise_secrets",
+    metadata,
+    Column("teacher", String(64), primary_key=True),
+    Column("version", String(200), primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    CheckConstraint("length(secret) = 32", name="whole_secret"),
 )

@@ -167,8 +167,8 @@ def test_names_are_taken_once(ledger_url: str) -> None:
 def test_migrate_reports_the_schema(ledger_url: str) -> None:
     assert "no such file" in mistake("ledger", "migrate", "--ledger", ledger_url)
     run("ledger", "init", "--ledger", ledger_url)
-    assert run_json("ledger", "migrate", "--ledger", ledger_url) == {"ledger": ledger_url, "schema": "0002"}
-    assert run("ledger", "migrate", "--ledger", ledger_url) == f"{ledger_url}: schema 0002\n"
+    assert run_json("ledger", "migrate", "--ledger", ledger_url) == {"ledger": ledger_url, "schema": "0003"}
+    assert run("ledger", "migrate", "--ledger", ledger_url) == f"{ledger_url}: schema 0003\n"
 
 
 # --- serve --------------------------------------------------------------------------------------------------------

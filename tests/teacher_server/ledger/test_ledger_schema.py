@@ -84,7 +84,7 @@ def test_the_migrations_make_what_the_tables_say(database: Database) -> None:
 def test_opening_again_changes_nothing(place: LedgerPlace) -> None:
     with place.open(create=True) as database:
         key = new_key(database)
-    assert migrate(place.url, signing_key=place.signing_key) == "0002"
+    assert migrate(place.url, signing_key=place.signing_key) == "0003"
     with place.open() as again:
         assert list_keys(again) == [key]
 
