@@ -18,8 +18,9 @@ class CommitCutter:
     """Listens on a port of this machine and, once armed, cuts every ``every``-th commit of something written.
 
     Whose commit it is it cannot see. A server commits once at its start, after it has begun to listen, to find out
-    whether it can: arm once it has answered something, and only charges are cut. Every other one is cut before it reached the database, the rest after it: the
-    database commits, and nobody hears of it. ``cut_before`` and ``cut_after`` count.
+    whether it can: arm once it has answered something, and only charges are cut. Every other one is cut before it
+    reached the database, the rest after it: the database commits, and nobody hears of it. ``cut_before`` and
+    ``cut_after`` count.
     """
 
     def __init__(self, target: Path, *, every: int) -> None:
