@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from distill_client.teachers.manners.asking import Manners
 from distill_client.teachers.native.teacher import NativeTeacher, connect
 from shared.wire.images import encode_npy, image_digests
 from teacher_server.teachers.teacher import load_teacher
@@ -80,7 +81,7 @@ def _serve(folder: Path, *, budget: int) -> tuple[subprocess.Popen[str], NativeT
     create = [str(BIN / "teacher"), "keys", "create", "--ledger", ledger, "--name", "bench", "--json"]
     create += ["--budget", str(budget)]
     issued = json.loads(subprocess.run(create, stdout=subprocess.PIPE, check=True, text=True).stdout)
-    return server, connect(url, issued["key"], "fashion-mnist-lenet5", deadline_s=60)
+    return server, connect(url, issued["key"], "fashion-mnist-lenet5", manners=Manners(60, requests_in_flight=8))
 
 
 if __name__ == "__main__":

@@ -28,14 +28,20 @@ class ConfigError(DistillError):
     exit_code = 2
 
 
+Charged = typing.Literal["yes", "no", "unknown"]
+
+
 class TeacherError(DistillError):
-    """The teacher did not answer as hoped."""
+    """The teacher did not answer as hoped; ``charged`` is whether what was asked may have been paid for."""
 
     exit_code = 3
+    charged: Charged = "unknown"
 
 
 class TeacherRefused(TeacherError):
     """The teacher said no, and would say it again."""
+
+    charged = "no"
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
@@ -65,7 +71,7 @@ class TeacherUnavailable(TeacherError):
 
     exit_code = 4
 
-    def __init__(self, message: str, *, charged: typing.Literal["no", "unknown"] = "no") -> None:
+    def __init__(self, message: str, *, charged: Charged = "no") -> None:
         super().__init__(message)
         self.charged = charged
 

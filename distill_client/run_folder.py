@@ -2,6 +2,7 @@
 
 config.toml          the experiment, as resolved
 run.json             run id, digest of the configuration, seed, versions, the teacher's card and address
+teacher.toml         the teacher's own file, where it is not one of our servers
 pool.npy, pool.json  the real images the run works with, their files' names, and what was skipped and why
 signing_keys.json    the public keys that the teacher's receipts were last verified with
 answers.sqlite       recorded batches, paid answers and their receipts
@@ -24,7 +25,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -42,9 +43,11 @@ from distill_client.teachers.native.receipts import Pin
 from distill_client.teachers.paid.batch_notes import BatchNotes
 from distill_client.teachers.paid.schema import damage, forget_damaged_answers
 from distill_client.teachers.paid.store import PaidLabels
-from shared.wire.contracts import SigningKeys, TeacherCard
+from distill_client.teachers.protocol import Capabilities
+from shared.wire.contracts import SigningKeys
 
 LABELS_FILE = "answers.sqlite"
+TEACHER_FILE = "teacher.toml"
 
 
 class RunRecord(BaseModel):
@@ -59,7 +62,7 @@ class RunRecord(BaseModel):
     started_at: str
     teacher_url: str
     key_identity: str
-    teacher: TeacherCard
+    teacher: Capabilities
     versions: dict[str, str]
     pin: Pin | None = None
 
@@ -134,6 +137,12 @@ class RunFolder:
         with suppress(OSError, ValidationError):
             return SigningKeys.model_validate_json((self.path / "signing_keys.json").read_bytes())
         return None
+
+    @property
+    def teacher_target(self) -> str:
+        """Where the teacher is: its file as it was when the run began, or its address."""
+        kept = self.path / TEACHER_FILE
+        return str(kept) if kept.exists() else self.record.teacher_url
 
     @property
     def evidence_path(self) -> Path:
@@ -220,40 +229,45 @@ def require_free(path: Path) -> None:
 def create_run(  # noqa: PLR0913 - what a run is bound to, each by its name
     path: Path,
     config: RunConfig,
-    teacher: TeacherCard,
+    teacher: Capabilities,
     *,
     teacher_url: str,
-    key_identity: str,
+    key_identity: str | None,
     pin: Pin | None = None,
     keep: Callable[[Path], None] | None = None,
 ) -> RunFolder:
     """Make a new run folder, all or nothing; the run is bound to the key whose identity is given, and to ``pin``.
 
+    Without an identity the teacher keeps no count: the run begins a ledger of its own.
     ``keep`` writes into the folder, before anybody sees it, what the run starts from.
     Raises RunStoreError when there is something at ``path`` already.
     """
     path = path.resolve()
     require_free(path)
-    record = RunRecord(
-        run_id=secrets.token_hex(16),
-        name=config.name,
-        seed=config.seed,
-        config_digest=config.digest(),
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        teacher_url=teacher_url,
-        key_identity=key_identity,
-        teacher=teacher,
-        versions=_versions(),
-        pin=pin,
-    )
-    unfinished = path.with_name(f"{path.name}.{record.run_id[:8]}.tmp")
+    run_id = secrets.token_hex(16)
+    unfinished = path.with_name(f"{path.name}.{run_id[:8]}.tmp")
     try:
         (unfinished / "checkpoints").mkdir(parents=True)
         (unfinished / "contenders").mkdir()
         content = config.model_dump(mode="json", exclude_none=True)
         write_text(unfinished / "config.toml", tomli_w.dumps(content))
+        with closing(PaidLabels(unfinished / LABELS_FILE, run_id=run_id)) as labels:
+            if key_identity is None:
+                granted = teacher.budget.granted
+                key_identity = labels.own_ledger.begin(config.name, teacher, granted=granted).hash
+        record = RunRecord(
+            run_id=run_id,
+            name=config.name,
+            seed=config.seed,
+            config_digest=config.digest(),
+            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            teacher_url=teacher_url,
+            key_identity=key_identity,
+            teacher=teacher,
+            versions=_versions(),
+            pin=pin,
+        )
         write_text(unfinished / "run.json", record.model_dump_json(indent=2) + "\n")
-        PaidLabels(unfinished / LABELS_FILE, run_id=record.run_id).close()
         if keep is not None:
             keep(unfinished)
         if path.exists():

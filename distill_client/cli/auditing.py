@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_client.cli.connecting import connected
+from distill_client.cli.connecting import connected, on_account_of
 from distill_client.cli.options import AsJson, RunDir, TeacherUrl, out, say
 from distill_client.errors import AuditMismatch, ConfigError
 from distill_client.run_folder import RunFolder, open_run, write_text
@@ -68,8 +68,8 @@ def _compare(folder: RunFolder, teacher: str | None, log: Path | None) -> "Audit
 
     if log is not None:
         return audit_offline(folder, read_export(log))
-    with connected(teacher or folder.record.teacher_url, folder.config) as server:
-        return audit_folder(folder, server)
+    with connected(teacher or folder.teacher_target, folder.config) as server:
+        return audit_folder(folder, on_account_of(folder, server))
 
 
 def _keep(folder: RunFolder, report: "Audit") -> None:

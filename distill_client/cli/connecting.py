@@ -1,32 +1,62 @@
-"""From an address and the key in the environment to a teacher."""
+"""From an address or a teacher's file, and the key in the environment, to a teacher."""
 
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from distill_client.cli.options import say
 from distill_client.config import RunConfig
 from distill_client.errors import ConfigError
-from distill_client.teachers.native.teacher import NativeTeacher, announce_retries, connect
+from distill_client.run_folder import RunFolder
+from distill_client.teachers.adapters.http_teacher import HttpTeacher
+from distill_client.teachers.adapters.kinds import connect_described, load_teacher_file
+from distill_client.teachers.manners.asking import Manners, announce_retries
+from distill_client.teachers.native.teacher import NativeTeacher, connect
+from distill_client.teachers.protocol import Teacher
+from distill_client.teachers.teacher_file import is_teacher_file
 
 KEY_VARIABLE = "DISTILL_API_KEY"
 
 
 @contextlib.contextmanager
 def connected(
-    url: str, config: RunConfig, version: str | None = None, *, deadline_s: float | None = None
-) -> Iterator[NativeTeacher]:
-    """The experiment's teacher at ``url``; retries are announced, up to the experiment's deadline unless given.
+    target: str, config: RunConfig, version: str | None = None, *, deadline_s: float | None = None
+) -> Iterator[NativeTeacher | HttpTeacher]:
+    """The experiment's teacher at an address of ours, or the one that a teacher's file describes.
 
-    Raises ConfigError when there is no key, or the address cannot be used.
+    Retries are announced, up to the experiment's deadline unless given. Raises ConfigError when there is no key, or
+    the address cannot be used.
     """
-    secret = os.environ.get(KEY_VARIABLE, "")
-    if not secret:
-        raise ConfigError(f"{KEY_VARIABLE} is not set: put the key that the teacher's owner gave you into it")
     announce_retries(say)
     limit_s = config.teacher.deadline_s if deadline_s is None else min(deadline_s, config.teacher.deadline_s)
-    server = connect(url, secret, config.teacher.name, deadline_s=limit_s, version=version)
+    manners = Manners(limit_s, requests_in_flight=config.teacher.requests_in_flight)
+    server: NativeTeacher | HttpTeacher
+    if is_teacher_file(target):
+        server = connect_described(load_teacher_file(Path(target)), manners)
+    else:
+        server = connect(target, _secret(), config.teacher.name, manners=manners, version=version)
     try:
         yield server
     finally:
         server.close()
+
+
+def on_account_of(folder: RunFolder, server: NativeTeacher | HttpTeacher) -> Teacher:
+    """The teacher as a run asks it: one that keeps no count is counted by the run's own ledger.
+
+    What its file allows by now beyond what it allowed before is granted.
+    """
+    if isinstance(server, NativeTeacher):
+        return server
+    ledger = folder.labels.own_ledger
+    if (more := server.granted - ledger.usage().granted) > 0:
+        ledger.grant(more)
+    return server.counted_by(ledger)
+
+
+def _secret() -> str:
+    secret = os.environ.get(KEY_VARIABLE, "")
+    if not secret:
+        raise ConfigError(f"{KEY_VARIABLE} is not set: put the key that the teacher's owner gave you into it")
+    return secret

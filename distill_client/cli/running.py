@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_client.cli.connecting import connected
+from distill_client.cli.connecting import connected, on_account_of
 from distill_client.cli.measuring import draw, print_summary
 from distill_client.cli.options import AsJson, ConfigFile, Device, RunDir, TeacherUrl, err, require_device, say
 from distill_client.cli.planning import read_material
 from distill_client.commands import resume_command
 from distill_client.config import load_config
 from distill_client.errors import AuditMismatch, ConfigError, DistillError
-from distill_client.run_folder import RunFolder, create_run, open_run, require_free
+from distill_client.run_folder import TEACHER_FILE, RunFolder, create_run, open_run, require_free, write_text
 from distill_client.teachers.native.receipts import UNSIGNED, Pin
+from distill_client.teachers.native.teacher import NativeTeacher
 
 if TYPE_CHECKING:
     from distill_client.material import Material
@@ -52,6 +53,7 @@ def run(
     require_free(out)
     with connected(teacher, experiment) as server:
         card = server.card()
+        is_ours = isinstance(server, NativeTeacher)
         pin = Pin.at_first_use(server, signing_key)
         material = read_material(experiment, card)
         check_card(experiment, card, material.pool)
@@ -61,9 +63,9 @@ def run(
             experiment,
             card,
             teacher_url=teacher,
-            key_identity=key_identity(server),
+            key_identity=key_identity(server) if is_ours else None,
             pin=pin,
-            keep=material.keep,
+            keep=lambda path: _keep(path, material, None if is_ours else Path(teacher)),
         )
     _finish(folder, material, teacher, device, as_json=as_json)
 
@@ -79,7 +81,14 @@ def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu"
 
     require_device(device)
     folder = open_run(directory, mends=True)
-    _finish(folder, Material.of_run(folder), teacher or folder.record.teacher_url, device, as_json=as_json)
+    _finish(folder, Material.of_run(folder), teacher or folder.teacher_target, device, as_json=as_json)
+
+
+def _keep(path: Path, material: "Material", teacher_file: Path | None) -> None:
+    """Write into a new run's folder what a resumption starts from."""
+    material.keep(path)
+    if teacher_file is not None:
+        write_text(path / TEACHER_FILE, teacher_file.read_text(encoding="utf-8"))
 
 
 def _require_fingerprint(text: str | None) -> None:
@@ -100,8 +109,9 @@ def _finish(folder: RunFolder, material: "Material", teacher_url: str, device: s
                 say(f"{folder.set_aside}. The answers are fetched again, at no charge")
             if folder.record.pin is None and server.signing_keys() is None:
                 say(UNSIGNED)
+            asked = on_account_of(folder, server)
             with RunProgress(err) as progress:
-                summary = pipeline.run(folder, material, server, progress, torch_device)
+                summary = pipeline.run(folder, material, asked, progress, torch_device)
             draw(folder, summary)
     except KeyboardInterrupt:
         command = resume_command(folder.path)

@@ -2,39 +2,84 @@
 
 import base64
 import binascii
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from distill_client.errors import TeacherProtocolError
+from distill_client.errors import Charged, TeacherProtocolError
 from shared.wire.contracts import Event, EventSignature, Receipt, SigningKeys, TeacherCard, Usage
 
 Values = NDArray[np.float32] | NDArray[np.int64]
+# What an image is sent as: a tensor of its bytes, a tensor of fractions, or an encoded file.
+InputForm = Literal["uint8", "fp32", "png", "webp", "jpeg"]
+
+
+class Capabilities(TeacherCard):
+    """What a teacher can do: its card, and what is the same for every server of ours but not for other teachers.
+
+    ``disclosure`` says whether it gives full distributions, the top k, or labels. A set of classes that is not closed
+    is another's vocabulary, mapped to ours.
+    """
+
+    is_closed_set: bool = True
+    input_form: InputForm = "uint8"
+    upscaled_to: str | None = Field(None, description="HxW that images are enlarged to before they are sent")
+    reports_usage: bool = Field(True, description="whether it counts what was bought, and shows its count")
+    honours_idempotency: bool = Field(True, description="whether a request asked again is charged once")
+
+
+@dataclass(frozen=True)
+class ImageFailure:
+    """Why one image of a call has no answer; ``charged`` is whether it was paid for all the same."""
+
+    reason: str
+    retryable: bool
+    charged: Charged
 
 
 @dataclass(frozen=True)
 class Answer:
     """A paid answer to one batch.
 
-    ``values``: float32 N x K, NaN where not disclosed; or int64 N where only labels are. ``receipt`` as it came
-    (``read_receipt`` reads it), empty where the teacher gives none. ``is_recomputed``: computed again after its
-    stored body had expired, so that its digest need not be the one in the receipt.
+    ``values``: float32 N x K, NaN where not disclosed; or int64 N where only labels are. A row of NaN alone, or the
+    label -1, was paid for and says nothing (a class that is none of ours). ``failures``: by place in the batch, the
+    images that have no answer; their rows mean nothing. ``receipt`` as it came (``read_receipt`` reads it), empty
+    where the teacher gives none. ``is_recomputed``: computed again after its stored body had expired, so that its
+    digest need not be the one in the receipt.
+
+    From a teacher that keeps no count, ``event_hash`` is empty: the client's own ledger makes the event, and
+    ``ask_sequence`` is the one by which it had counted the images before they were sent.
     """
 
     values: Values
     version: str
     disclosure: str
     charged: int
-    spent: int
-    remaining: int
-    event_sequence: int
-    event_hash: str
+    spent: int = 0
+    remaining: int = 0
+    event_sequence: int = 0
+    event_hash: str = ""
     receipt: str = ""
     is_recomputed: bool = False
+    failures: Mapping[int, ImageFailure] = field(default_factory=dict)
+    ask_sequence: int = 0
+
+    @property
+    def answered_values(self) -> Values:
+        """The rows of the images that have an answer, in their order."""
+        if not self.failures:
+            return self.values
+        kept: Values = self.values[[place for place in range(len(self.values)) if place not in self.failures]]
+        return kept
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the teacher counted it, so that the client need not."""
+        return bool(self.event_hash)
 
 
 @dataclass(frozen=True)
@@ -46,14 +91,15 @@ class SignedEvent:
 
 
 class Teacher(Protocol):
-    """A classifier that answers batches of uint8 images_nhwc for a price of one query per image."""
+    """A classifier that answers batches of uint8 images_nhwc for a price of one query per image, and keeps a log."""
 
-    def card(self) -> TeacherCard:
+    def card(self) -> Capabilities:
         """What the teacher says of itself, with this key's disclosure and budget."""
         ...
 
     def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
-        """Buy one batch. Asking again under the same key gives the same answer and is charged once.
+        """Buy one batch. Asking again under the same key gives the same answer and is charged once, where the teacher
+        honours idempotency keys.
 
         Raises BudgetExhausted, TeacherRefused, TeacherUnavailable, TeacherProtocolError.
         """

@@ -13,11 +13,13 @@ import stamina
 
 from distill_client.audit import audit_run, read_log
 from distill_client.errors import BudgetExhausted, TeacherChanged, TeacherRefused, TeacherUnavailable
+from distill_client.teachers.manners.asking import Manners
 from distill_client.teachers.native.teacher import NativeTeacher
 from distill_client.teachers.paid.buying import buy_stage, images_per_request
 from distill_client.teachers.paid.store import PaidLabels
 from distill_client.teachers.protocol import Answer
 from distill_client.teachers.protocol import Teacher as TeacherProtocol
+from distill_client.teachers.transport import Transport
 from shared.wire.contracts import Usage
 from shared.wire.images import answer_digest, batch_digest, image_digests
 from shared.wire.receipts import chain_faults
@@ -29,7 +31,9 @@ from tests.distill_client.fakes import answer_to
 def test_starlettes_client_is_the_clients_own_http_library(world: World) -> None:
     assert isinstance(world.app_client, httpx2.Client)
     world.app_client.headers["Authorization"] = f"Bearer {world.key()}"
-    teacher: TeacherProtocol = NativeTeacher(world.app_client, "hash", deadline_s=5)
+    teacher: TeacherProtocol = NativeTeacher(
+        Transport(world.app_client), "hash", manners=Manners(5, requests_in_flight=8)
+    )
     assert teacher.usage().remaining == 1000
 
 
@@ -175,7 +179,7 @@ def test_a_day_that_is_used_up_ends_at_once_and_names_midnight(world: World) -> 
 
 def test_a_stage_is_bought_at_the_pace_that_the_key_has(world: World, tmp_path: Path) -> None:
     """20 images at 1 per second, in windows of 10 s, within a deadline that is no longer than one pause."""
-    teacher = world.connect(world.key(images_per_second=1), deadline_s=11)
+    teacher = world.connect(world.key(images_per_second=1), manners=Manners(11, requests_in_flight=8))
     card = teacher.card()
     assert card.images_per_request_max == 10
     started = time.monotonic()

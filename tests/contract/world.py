@@ -11,7 +11,9 @@ import stamina
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
+from distill_client.teachers.manners.asking import Manners
 from distill_client.teachers.native.teacher import NativeTeacher
+from distill_client.teachers.transport import Transport
 from shared.wire.contracts import Disclosure, InputSpec
 from teacher_server.app import create_app
 from teacher_server.ledger.databases.database import Database
@@ -92,7 +94,13 @@ class World:
         transport = LosingTransport(self.app_client._transport, lost or set())
         headers = {"Authorization": f"Bearer {secret}"}
         client = httpx2.Client(transport=transport, base_url="http://testserver", headers=headers)
-        teacher = NativeTeacher(client, name, deadline_s=deadline_s, events_per_page=per_page, version=version)
+        teacher = NativeTeacher(
+            Transport(client),
+            name,
+            manners=Manners(deadline_s, requests_in_flight=8),
+            events_per_page=per_page,
+            version=version,
+        )
         self.stack.callback(teacher.close)
         return teacher
 

@@ -18,7 +18,7 @@ from distill_client.material import Material
 from distill_client.pipeline import run
 from distill_client.run_folder import create_run, open_run
 from distill_client.teachers.native.receipts import Pin
-from distill_client.teachers.protocol import Answer, SignedEvent, Values, key_identity
+from distill_client.teachers.protocol import Answer, Capabilities, SignedEvent, Values, key_identity
 from shared.wire.contracts import (
     Disclosure,
     Event,
@@ -28,7 +28,6 @@ from shared.wire.contracts import (
     Resize,
     SigningKey,
     SigningKeys,
-    TeacherCard,
     Usage,
 )
 from shared.wire.images import answer_digest, batch_digest, image_digests
@@ -178,9 +177,9 @@ class FakeTeacher:
         """Someone else with the same key buys something."""
         return self.append(kind="answer", images=images, idempotency_key=f"another-run-{len(self.log)}")
 
-    def card(self) -> TeacherCard:
+    def card(self) -> Capabilities:
         height, width, channels = self.image_hwc
-        return TeacherCard(
+        return Capabilities(
             name="fake",
             version=self.version,
             classes=list(self.class_names),

@@ -35,6 +35,7 @@ from distill_client.errors import (
     TeacherRefused,
     TeacherUnavailable,
 )
+from distill_client.teachers.manners.asking import Manners
 from distill_client.teachers.native.answers import read_answer
 from distill_client.teachers.native.teacher import connect
 from shared.datasets import load_dataset
@@ -207,7 +208,7 @@ def test_plan_says_what_would_be_bought(served: Served, tmp_path: Path) -> None:
 
 
 def kinds_of_events(served: Served, secret: str) -> list[str]:
-    with closing(connect(served.url, secret, "fake", deadline_s=5)) as teacher:
+    with closing(connect(served.url, secret, "fake", manners=Manners(5, requests_in_flight=8))) as teacher:
         return [event.kind for event in teacher.events()]
 
 
@@ -460,7 +461,7 @@ def test_the_installed_program(tmp_path: Path, words: list[str], code: int) -> N
 
 
 def signing_key_of(served: Served, secret: str) -> str:
-    with closing(connect(served.url, secret, "fake", deadline_s=5)) as teacher:
+    with closing(connect(served.url, secret, "fake", manners=Manners(5, requests_in_flight=8))) as teacher:
         keys = teacher.signing_keys()
     assert keys is not None
     return keys.keys[-1].fingerprint

@@ -1,69 +1,40 @@
-"""Our own server's protocol over HTTP; the client's only import of an HTTP library."""
+"""Our own server's protocol over HTTP."""
 
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import httpx2
 import numpy as np
-import stamina
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from distill_client.errors import ConfigError, TeacherChanged, TeacherProtocolError, TeacherRefused
+from distill_client.teachers.manners.asking import Manners, Uncounted
 from distill_client.teachers.native.answers import read_answer
-from distill_client.teachers.native.refusals import Patience, Retryable, failure_of
-from distill_client.teachers.protocol import Answer, SignedEvent
-from distill_client.teachers.trust import trusted_authorities
+from distill_client.teachers.native.refusals import failure_of
+from distill_client.teachers.protocol import Answer, Capabilities, SignedEvent
+from distill_client.teachers.transport import HttpReply, HttpRequest, Transport
 from shared.wire import contracts
-from shared.wire.contracts import Event, EventSignature, EventsPage, SigningKeys, TeacherCard, Usage
+from shared.wire.contracts import Event, EventSignature, EventsPage, SigningKeys, Usage
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 
-_TIMEOUT_S, _CONNECT_TIMEOUT_S = 60.0, 5.0
-# What may pass: the server is down, restarting or slow. Not a malformed request of ours, which never will.
-_TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
-# Of these, what comes before a byte of the request has left.
-_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _SECRET_PATTERN = re.compile(r"[\x21-\x7e]+")
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def connect(url: str, secret: str, name: str, *, deadline_s: float, version: str | None = None) -> "NativeTeacher":
+def connect(url: str, secret: str, name: str, *, manners: Manners, version: str | None = None) -> "NativeTeacher":
     """A teacher at ``url`` (http or https), asked with ``secret``; only that version of it, where one is given.
 
     Raises ConfigError for an address or a key that cannot be used.
     """
     if not _SECRET_PATTERN.fullmatch(secret):
         raise ConfigError("the key holds spaces, line breaks or other characters that no key has; copy it again")
-    try:
-        address = httpx2.URL(url)
-    except (httpx2.InvalidURL, ValueError) as error:
-        raise ConfigError(f"teacher address is {url!r}, which cannot be used: {error}") from error
-    if address.scheme not in ("http", "https") or not address.host:
-        raise ConfigError(f"teacher address is {url!r}; allowed is http://HOST:PORT or https://HOST")
-    # A server that accepts a request and never answers must not hold it beyond the deadline either.
-    timeout = httpx2.Timeout(min(_TIMEOUT_S, deadline_s), connect=min(_CONNECT_TIMEOUT_S, deadline_s))
-    client = httpx2.Client(
-        base_url=address,
-        headers={"Authorization": f"Bearer {secret}"},
-        timeout=timeout,
-        follow_redirects=False,
-        verify=trusted_authorities(),
-    )
-    return NativeTeacher(client, name, deadline_s=deadline_s, version=version)
-
-
-def announce_retries(say: Callable[[str], None]) -> None:
-    """Have ``say`` told, in a sentence, whenever a request is about to be repeated."""
-
-    def tell(details: RetryDetails) -> None:
-        say(f"the teacher does not answer ({details.caused_by}); asking again in {details.wait_for:.1f} s")
-
-    set_on_retry_hooks([tell])
+    headers = {"Authorization": f"Bearer {secret}"}
+    transport = Transport.to(url, headers=headers, deadline_s=manners.deadline_s)
+    return NativeTeacher(transport, name, manners=manners, version=version)
 
 
 class NativeTeacher:
@@ -74,25 +45,25 @@ class NativeTeacher:
 
     def __init__(
         self,
-        client: httpx2.Client,
+        transport: Transport,
         name: str,
         *,
-        deadline_s: float,
+        manners: Manners,
         events_per_page: int = 1000,
         version: str | None = None,
     ) -> None:
-        self._client = client
+        self._transport = transport
         self._events_per_page = events_per_page
         self._version = version
         self._path = f"/v1/teachers/{urllib.parse.quote(name, safe='')}"
         if version is not None:
             self._path += f"/versions/{urllib.parse.quote(version, safe='')}"
-        self._deadline_s = deadline_s
+        self._manners = manners
 
-    def card(self) -> TeacherCard:
+    def card(self) -> Capabilities:
         """See Teacher.card."""
         with self._still_served():
-            return self._get(self._path, TeacherCard)
+            return self._get(self._path, Capabilities)
 
     def usage(self) -> Usage:
         """See Teacher.usage."""
@@ -128,23 +99,23 @@ class NativeTeacher:
 
     def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
         """See Teacher.label."""
-        request = self._client.build_request(
+        request = HttpRequest(
             "POST",
             f"{self._path}/labels",
-            content=encode_npy(images_nhwc),
-            headers={
+            {
                 "Content-Type": NPY_MEDIA_TYPE,
                 "Accept": NPY_MEDIA_TYPE,
                 contracts.HEADER_IDEMPOTENCY_KEY: idempotency_key,
             },
+            encode_npy(images_nhwc),
         )
         with self._still_served():
-            response = self._send(request, is_purchase=True)
-        return read_answer(response.headers, response.content, images=len(images_nhwc))
+            reply = self._send(request, is_purchase=True)
+        return read_answer(reply.headers, reply.content, images=len(images_nhwc))
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._transport.close()
 
     @contextmanager
     def _still_served(self) -> Iterator[None]:
@@ -162,41 +133,20 @@ class NativeTeacher:
             ) from error
 
     def _get(self, path: str, model: type[Model]) -> Model:
-        response = self._send(self._client.build_request("GET", path))
+        reply = self._send(HttpRequest("GET", path))
         try:
-            return model.model_validate_json(response.content)
+            return model.model_validate_json(reply.content)
         except ValidationError as error:
             raise TeacherProtocolError(f"GET {path}: the answer does not fit the contract: {error}") from error
 
-    def _send(self, request: httpx2.Request, *, is_purchase: bool = False) -> httpx2.Response:
-        """Send until there is an answer that asking again would not change, or the deadline passes.
+    def _send(self, request: HttpRequest, *, is_purchase: bool = False) -> HttpReply:
+        """Safe for a paid request too: the idempotency key makes every repetition the same purchase."""
 
-        Safe for a paid request too: the idempotency key makes every repetition the same purchase.
-        """
-        patience = Patience(self._deadline_s)
+        def attempt() -> HttpReply:
+            reply = self._transport.send(request)
+            if not reply.is_success:
+                raise failure_of(reply.status, reply.headers, reply.content, reply.url)
+            return reply
 
-        def backoff(error: Exception) -> bool | float:
-            return isinstance(error, Retryable) and patience.decide(error)
-
-        try:
-            for attempt in stamina.retry_context(
-                on=backoff, attempts=None, timeout=None, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
-            ):
-                with attempt:
-                    return self._attempt(request)
-        except Retryable as error:
-            where = request.url.netloc.decode("ascii")
-            raise patience.exhausted(error, where, is_purchase=is_purchase) from error
-        raise AssertionError("unreachable: the retry loop returns or raises")
-
-    def _attempt(self, request: httpx2.Request) -> httpx2.Response:
-        try:
-            response = self._client.send(request)
-        except httpx2.DecodingError as error:
-            raise TeacherProtocolError(f"{request.url}: the answer cannot be decompressed: {error}") from error
-        except _TRANSIENT as error:
-            message = f"{type(error).__name__}: {error}"
-            raise Retryable(message, charged="no" if isinstance(error, _UNSENT) else "unknown") from error
-        if not response.is_success:
-            raise failure_of(response.status_code, response.headers, response.content, str(request.url))
-        return response
+        purchase = Uncounted() if is_purchase else None
+        return self._manners.ask(attempt, where=self._transport.where, purchase=purchase)

@@ -6,13 +6,20 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from distill_client.errors import ConfigError, RunStoreError, TeacherProtocolError
+from distill_client.errors import (
+    ConfigError,
+    RunStoreError,
+    TeacherProtocolError,
+    TeacherRefused,
+    TeacherUnavailable,
+)
 from distill_client.teachers.paid.store import Batch, PaidLabels
-from distill_client.teachers.protocol import Answer, Teacher
+from distill_client.teachers.protocol import Answer, Capabilities, Teacher
 from shared.wire.contracts import TeacherCard
 from shared.wire.images import Images, image_digests
 
 _NPY_HEADER_BYTES_MAX = 256
+_ROUNDS_MAX = 5  # that an image is asked for which its teacher leaves out of its answers
 
 
 def images_per_request(wanted: int, card: TeacherCard) -> int:
@@ -52,17 +59,19 @@ def buy_stage(
     teacher: Teacher,
     stage: str,
     *,
-    card: TeacherCard,
+    card: Capabilities,
     requests_in_flight: int,
     progress: Callable[[Answer], None],
 ) -> None:
     """Ask for every batch of a recorded stage that has no answer yet; ``card`` is the one that the run began with.
 
     When a batch fails, no further ones are sent, but the answers of those in flight are kept: they are paid for.
+    Images that the teacher did not answer with the rest of their batch are asked for again, a few times.
     Raises what Teacher.label raises, TeacherProtocolError for an answer that nothing can be learnt from, and
     RunStoreError when the teacher is not the one that the run began with any more.
     """
     waiting = store.unanswered(stage)
+    rounds = dict.fromkeys(waiting, 1)
     in_flight: dict[Future[Answer], Batch] = {}
     failure: BaseException | None = None
     with _threads(requests_in_flight) as threads:
@@ -77,8 +86,12 @@ def buy_stage(
                 if error := future.exception() or _misfit(future.result(), len(batch.images_nhwc), card):
                     failure = failure or error
                     continue
-                store.keep_answer(batch.number, future.result())
-                progress(future.result())
+                answer, left = store.keep_answer(batch.number, future.result())
+                progress(answer)
+                for number in left:
+                    rounds[number] = rounds[batch.number] + 1
+                    failure = failure or _given_up(answer, rounds[number])
+                waiting += left
     if failure is not None:
         raise failure
 
@@ -101,7 +114,18 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
     threads.shutdown()
 
 
-def _misfit(answer: Answer, images: int, card: TeacherCard) -> Exception | None:
+def _given_up(answer: Answer, rounds: int) -> Exception | None:
+    """Why images without an answer are not asked for again; None when they are."""
+    reasons = [failure.reason for failure in answer.failures.values() if not failure.retryable]
+    if reasons:
+        return TeacherRefused(f"{len(reasons)} images of a batch were refused: {reasons[0]}", code="images_refused")
+    if rounds > _ROUNDS_MAX:
+        found = next(iter(answer.failures.values())).reason
+        return TeacherUnavailable(f"{len(answer.failures)} images had no answer {_ROUNDS_MAX} times: {found}")
+    return None
+
+
+def _misfit(answer: Answer, images: int, card: Capabilities) -> Exception | None:
     """Why an answer cannot be kept as one of this run, None when it can."""
     if (answer.version, answer.disclosure) != (card.version, card.disclosure):
         return RunStoreError(
@@ -111,7 +135,8 @@ def _misfit(answer: Answer, images: int, card: TeacherCard) -> Exception | None:
     values, classes = answer.values, len(card.classes)
     if values.shape not in ((images,), (images, classes)):
         return TeacherProtocolError(f"the answer to {images} images of {classes} classes has shape {values.shape}")
-    if values.ndim == 1 and not ((values >= 0) & (values < classes)).all():
+    values, lowest = answer.answered_values, 0 if answer.is_counted else -1  # -1: a class that is none of ours
+    if values.ndim == 1 and not ((values >= lowest) & (values < classes)).all():
         return TeacherProtocolError(f"labels are from {values.min()} to {values.max()}; the teacher has {classes}")
     if values.ndim == 2 and not (np.isnan(values).any(axis=1) | (values.sum(axis=1) > 0)).all():
         return TeacherProtocolError("an answer gives probability to no class at all")

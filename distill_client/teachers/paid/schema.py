@@ -9,7 +9,7 @@ import numpy as np
 from distill_client.errors import RunStoreError
 from shared.wire.images import InvalidImages, answer_digest, decode_npy
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE stages (name TEXT PRIMARY KEY, height INTEGER NOT NULL, width INTEGER NOT NULL,
                      channels INTEGER NOT NULL);
@@ -29,14 +29,17 @@ _MIGRATIONS = {
     1: """
 ALTER TABLE answers ADD COLUMN receipt TEXT;
 ALTER TABLE answers ADD COLUMN is_recomputed INTEGER NOT NULL DEFAULT 0;
-"""
+""",
+    2: """
+CREATE TABLE own_events (sequence INTEGER PRIMARY KEY, event TEXT NOT NULL);
+""",
 }
 
 
 def open_file(path: Path) -> sqlite3.Connection:
     """Open or make the file, brought to this program's version in one transaction. Raises RunStoreError."""
     try:
-        connection = sqlite3.connect(path, isolation_level=None)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise RunStoreError(f"{path}: the paid answers cannot be opened: {error}") from error
     try:

@@ -8,17 +8,17 @@ its answer.
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill_client.errors import RunStoreError
-from distill_client.teachers.paid.schema import open_file
+from distill_client.teachers.paid.file import StoreFile
+from distill_client.teachers.paid.own_ledger import OwnLedger, count_answer
 from distill_client.teachers.protocol import Answer, Values, read_receipt
 from shared.datasets.allocation import allocate_images
 from shared.wire.images import InvalidImages, answer_digest, batch_digest, decode_npy, encode_npy, image_digests
@@ -68,11 +68,13 @@ class PaidLabels:
     def __init__(self, path: Path, *, run_id: str) -> None:
         self._path = path
         self._run_id = run_id
-        self._connection = open_file(path)
+        self._file = StoreFile(path)
+        self._read, self._rows, self._transaction = self._file.read, self._file.rows, self._file.transaction
+        self.own_ledger = OwnLedger(self._file)
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._file.close()
 
     def has_stage(self, stage: str) -> bool:
         """Whether a stage's images are recorded."""
@@ -118,10 +120,10 @@ class PaidLabels:
                         known.add(digest)
                         waiting[digest] = image.tobytes()
                     if len(waiting) == images_per_request:
-                        self._record_batch(stage, waiting)
+                        self._record_batch(connection, stage, waiting)
                         waiting = {}
             if waiting:
-                self._record_batch(stage, waiting)
+                self._record_batch(connection, stage, waiting)
             connection.executemany(
                 "INSERT INTO stage_images VALUES (?, ?, ?)",
                 ((stage, position, digest) for position, digest in enumerate(in_stage)),
@@ -133,18 +135,20 @@ class PaidLabels:
                     "new run"
                 )
 
-    def _record_batch(self, stage: str, pixels_by_digest: dict[bytes, bytes]) -> None:
+    def _record_batch(self, connection: sqlite3.Connection, stage: str, pixels_by_digest: dict[bytes, bytes]) -> None:
         digests = list(pixels_by_digest)
         input_digest = batch_digest(digests)
-        key = hashlib.sha256(f"{self._run_id}:{input_digest}".encode()).hexdigest()
-        number = self._connection.execute(
+        number = connection.execute(
             "INSERT INTO batches (stage, idempotency_key, images, input_digest) VALUES (?, ?, ?, ?)",
-            (stage, key, len(digests), input_digest),
+            (stage, self._key(input_digest), len(digests), input_digest),
         ).lastrowid
-        self._connection.executemany(
+        connection.executemany(
             "INSERT INTO images VALUES (?, ?, ?, ?)",
             ((digest, pixels, number, place) for place, (digest, pixels) in enumerate(pixels_by_digest.items())),
         )
+
+    def _key(self, input_digest: str) -> str:
+        return hashlib.sha256(f"{self._run_id}:{input_digest}".encode()).hexdigest()
 
     def stage_keys(self, stage: str) -> tuple[str, ...]:
         """The idempotency keys of a stage's own batches, in order."""
@@ -166,15 +170,28 @@ class PaidLabels:
         pixels = self._read("SELECT pixels FROM images WHERE batch = ? ORDER BY place", number)
         return Batch(number, key, self._images([row[0] for row in pixels], stage))
 
-    def keep_answer(self, number: int, answer: Answer) -> None:
-        """Keep a paid answer with its receipt; it is on the disk when this returns. Twice changes nothing."""
+    def keep_answer(self, number: int, answer: Answer) -> tuple[Answer, list[int]]:
+        """Keep a paid answer with its receipt; it is on the disk when this returns. Twice changes nothing.
+
+        One that the teacher did not count is counted here. Images that have no answer become a batch of their own;
+        its number is returned, with the answer as it was kept.
+        """
         with self._transaction() as connection:
+            if self._read("SELECT 1 FROM answers WHERE batch = ?", number):
+                return answer, []
+            left = self._set_apart(connection, number, answer) if answer.failures else []
+            values = answer.answered_values
+            if not answer.is_counted:
+                ((input_digest,),) = self._read("SELECT input_digest FROM batches WHERE number = ?", number)
+                answer = count_answer(self.own_ledger, answer, input_digest)
+            if not len(values):
+                return answer, left
             connection.execute(
-                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     number,
-                    encode_npy(answer.values),
-                    answer_digest(answer.values),
+                    encode_npy(values),
+                    answer_digest(values),
                     answer.version,
                     answer.disclosure,
                     answer.charged,
@@ -186,6 +203,30 @@ class PaidLabels:
                     answer.is_recomputed,
                 ),
             )
+        return answer, left
+
+    def _set_apart(self, connection: sqlite3.Connection, number: int, answer: Answer) -> list[int]:
+        """Make the images without an answer a batch that is asked for next; all of them stay the batch they are."""
+        rows = self._read("SELECT digest, place FROM images WHERE batch = ? ORDER BY place", number)
+        if len(answer.failures) == len(rows):
+            return [number]
+        ((stage,),) = self._read("SELECT stage FROM batches WHERE number = ?", number)
+        failed = [digest for digest, place in rows if place in answer.failures]
+        answered = [digest for digest, place in rows if place not in answer.failures]
+        input_digest = batch_digest(failed)
+        later = connection.execute(
+            "INSERT INTO batches (stage, idempotency_key, images, input_digest) VALUES (?, ?, ?, ?)",
+            (stage, self._key(input_digest), len(failed), input_digest),
+        ).lastrowid
+        assert later is not None
+        for batch, digests in ((later, failed), (number, answered)):
+            for place, digest in enumerate(digests):
+                connection.execute("UPDATE images SET batch = ?, place = ? WHERE digest = ?", (batch, place, digest))
+        connection.execute(
+            "UPDATE batches SET images = ?, input_digest = ? WHERE number = ?",
+            (len(answered), batch_digest(answered), number),
+        )
+        return [later]
 
     def labelled(self, *stages: str, first: int = -1) -> LabelledImages:
         """The images of stages in their order, each with its answer, whichever stage bought it.
@@ -259,29 +300,6 @@ class PaidLabels:
     def _images(self, pixels: list[bytes], stage: str) -> NDArray[np.uint8]:
         (shape,) = self._read("SELECT height, width, channels FROM stages WHERE name = ?", stage)
         return np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), *shape)
-
-    def _read(self, statement: str, *parameters: str | int) -> list[tuple[Any, ...]]:
-        return list(self._rows(statement, *parameters))
-
-    def _rows(self, statement: str, *parameters: str | int) -> Iterator[tuple[Any, ...]]:
-        try:
-            yield from self._connection.execute(statement, parameters)
-        except sqlite3.Error as error:
-            raise RunStoreError(f"{self._path}: the paid answers cannot be read: {error}") from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # a full disk may have ended it already
-                    self._connection.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise RunStoreError(f"{self._path}: the paid answers cannot be written: {error}") from error
 
 
 def _receipt_json(answer: Answer) -> str | None:

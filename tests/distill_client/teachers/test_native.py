@@ -23,7 +23,9 @@ from distill_client.errors import (
     TeacherRefused,
     TeacherUnavailable,
 )
-from distill_client.teachers.native.teacher import NativeTeacher, announce_retries, connect
+from distill_client.teachers.manners.asking import Manners, announce_retries
+from distill_client.teachers.native.teacher import NativeTeacher, connect
+from distill_client.teachers.transport import Transport
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from tests.distill_client.fakes import FakeTeacher, answer_to
@@ -92,7 +94,7 @@ def make_teacher() -> Iterator[MakeTeacher]:
             base_url="http://teacher.test",
             headers={"Authorization": "Bearer k"},
         )
-        made.append(NativeTeacher(client, name, deadline_s=deadline_s))
+        made.append(NativeTeacher(Transport(client), name, manners=Manners(deadline_s, requests_in_flight=8)))
         return made[-1], script
 
     yield make
@@ -301,7 +303,10 @@ def test_when_the_deadline_passes_the_teacher_is_unavailable(make_teacher: MakeT
 def test_a_server_that_never_answers_does_not_outlast_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with closing(connect(url, "key", "fake", deadline_s=0.15)) as teacher, pytest.raises(TeacherUnavailable):
+        with (
+            closing(connect(url, "key", "fake", manners=Manners(0.15, requests_in_flight=8))) as teacher,
+            pytest.raises(TeacherUnavailable),
+        ):
             teacher.card()
 
 
@@ -371,7 +376,7 @@ def test_a_body_that_cannot_be_decompressed_is_outside_the_contract() -> None:
         return httpx2.Response(200, headers={"Content-Encoding": "gzip"}, stream=stream)
 
     client = httpx2.Client(transport=httpx2.MockTransport(serve), base_url="http://teacher.test")
-    with closing(NativeTeacher(client, "fake", deadline_s=1)) as teacher:
+    with closing(NativeTeacher(Transport(client), "fake", manners=Manners(1, requests_in_flight=8))) as teacher:
         with pytest.raises(TeacherProtocolError, match="decompress"):
             teacher.usage()
         with pytest.raises(TeacherProtocolError, match="decompress"):
@@ -441,7 +446,7 @@ def test_any_name_of_a_teacher_stays_within_its_part_of_the_path(make_teacher: M
 @pytest.mark.parametrize("secret", ["", "a b", "a\nb", "ключ", "key\r\nX-Evil: 1", "\x00"])
 def test_a_key_that_cannot_be_one_is_refused_before_anything_is_sent(secret: str) -> None:
     with pytest.raises(ConfigError, match="the key holds"):
-        connect("http://127.0.0.1:9", secret, "fake", deadline_s=1)
+        connect("http://127.0.0.1:9", secret, "fake", manners=Manners(1, requests_in_flight=8))
 
 
 @pytest.mark.parametrize(
@@ -449,7 +454,7 @@ def test_a_key_that_cannot_be_one_is_refused_before_anything_is_sent(secret: str
 )
 def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="teacher address is"):
-        connect(url, "key", "fake", deadline_s=1)
+        connect(url, "key", "fake", manners=Manners(1, requests_in_flight=8))
 
 
 @pytest.mark.usefixtures("impatient")

@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from distill_client.audit.exports import read_export
 from distill_client.errors import RunStoreError, TeacherError, TeacherProtocolError
+from distill_client.teachers.manners.patience import Retryable
 from distill_client.teachers.native.answers import read_answer
-from distill_client.teachers.native.refusals import Retryable, failure_of
+from distill_client.teachers.native.refusals import failure_of
 from distill_client.teachers.protocol import read_receipt
 from shared.wire import contracts
 from shared.wire.contracts import Event, EventsPage, InputSpec, Receipt, SigningKey, TeacherList, Usage

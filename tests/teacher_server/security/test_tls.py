@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from distill_client.errors import ConfigError, TeacherUnavailable
+from distill_client.teachers.manners.asking import Manners
 from distill_client.teachers.native.teacher import connect
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from tests.ledger_places import sqlite_place
@@ -195,17 +196,17 @@ def test_a_client_believes_the_authority_it_is_given(
     url = f"https://127.0.0.1:{served.port}"
     monkeypatch.delenv("DISTILL_CA_FILE", raising=False)
     with (
-        closing(connect(url, served.secret, "numbers", deadline_s=1)) as teacher,
+        closing(connect(url, served.secret, "numbers", manners=Manners(1, requests_in_flight=8))) as teacher,
         pytest.raises(TeacherUnavailable, match="CERTIFICATE_VERIFY_FAILED"),
     ):
         teacher.card()
     monkeypatch.setenv("DISTILL_CA_FILE", str(files.authority))
-    with closing(connect(url, served.secret, "numbers", deadline_s=5)) as teacher:
+    with closing(connect(url, served.secret, "numbers", manners=Manners(5, requests_in_flight=8))) as teacher:
         assert teacher.card().name == "numbers"
     for wrong in (tmp_path / "nowhere.pem", files.key):
         monkeypatch.setenv("DISTILL_CA_FILE", str(wrong))
         with pytest.raises(ConfigError, match="DISTILL_CA_FILE"):
-            connect(url, served.secret, "numbers", deadline_s=1)
+            connect(url, served.secret, "numbers", manners=Manners(1, requests_in_flight=8))
 
 
 @pytest.mark.parametrize(
