@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.wire.contracts import InputSpec
 from shared.wire.error_codes import ErrorCode
@@ -25,7 +26,14 @@ class ImageFilesBody:
     contents: tuple[bytes, ...]
 
 
-Body = NpyBody | ImageFilesBody
+@dataclass(frozen=True)
+class TensorBody:
+    """The whole batch as numbers: uint8, or float32 between 0 and 1 that are quantised before anything else."""
+
+    values: NDArray[np.uint8] | NDArray[np.float32]
+
+
+Body = NpyBody | ImageFilesBody | TensorBody
 
 
 @dataclass(frozen=True)
@@ -45,22 +53,40 @@ def decode_body(body: Body, spec: InputSpec, limits: DecodingLimits) -> Images:
     try:
         if isinstance(body, ImageFilesBody):
             return _decode_files(body, spec, limits)
-        images_nhwc = require_images(
-            decode_npy(body.content), height=spec.height, width=spec.width, channels=spec.channels
-        )
+        images_nhwc = require_images(_pixels(body), height=spec.height, width=spec.width, channels=spec.channels)
     except InvalidImages as error:
         raise Refusal(ErrorCode.INVALID_IMAGES, str(error), index=error.index) from error
     _require_count(len(images_nhwc), limits)
     return images_nhwc
 
 
-def own_input(body: NpyBody) -> InputSpec | None:
+def own_input(body: NpyBody | TensorBody) -> InputSpec | None:
     """The input that an array would be for, by its own shape; None when it is for none."""
     try:
-        shape = decode_npy(body.content).shape
+        shape = decode_npy(body.content).shape if isinstance(body, NpyBody) else body.values.shape
         return InputSpec.model_validate(dict(zip(("height", "width", "channels"), shape[1:], strict=True)))
     except ValueError:  # pydantic's and the array's own are both
         return None
+
+
+def quantise(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Levels between 0 and 1, first axis images, to pixels: 255 times each, rounded, half to even.
+
+    Raises InvalidImages, which carries ``index``, where a level is another number or none.
+    """
+    outside = ~((levels >= 0) & (levels <= 1))  # NaN is neither
+    if outside.any():
+        index = int(np.argmax(outside.reshape(len(levels), -1).any(axis=1)))
+        found = float(levels[index][outside[index]].flat[0])
+        raise InvalidImages(f"a value is {found:g}; floats are pixels / 255, from 0 to 1", index=index)
+    pixels: NDArray[np.uint8] = np.rint(levels * np.float32(255)).astype(np.uint8)
+    return pixels
+
+
+def _pixels(body: NpyBody | TensorBody) -> NDArray[np.generic]:
+    if isinstance(body, NpyBody):
+        return decode_npy(body.content)
+    return body.values if body.values.dtype == np.uint8 else quantise(body.values.astype(np.float32, copy=False))
 
 
 def _decode_files(body: ImageFilesBody, spec: InputSpec, limits: DecodingLimits) -> Images:

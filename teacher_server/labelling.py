@@ -13,7 +13,7 @@ from shared.wire.error_codes import ErrorCode
 from shared.wire.images import Images, batch_digest, image_digests
 from shared.wire.receipts import disclosure_digest
 from teacher_server.admission import Admission
-from teacher_server.decoding import Body, DecodingLimits, NpyBody, decode_body, own_input
+from teacher_server.decoding import Body, DecodingLimits, NpyBody, TensorBody, decode_body, own_input
 from teacher_server.disclosure import Disclosed, disclose, draw_noise
 from teacher_server.errors import Refusal
 from teacher_server.fingerprints import pack_fingerprints
@@ -174,7 +174,7 @@ class Labelling:
 
     def _former_inputs(self, request: LabelRequest) -> list[InputSpec]:
         """An array says itself what it is; image files are what the teacher's input makes of them."""
-        if isinstance(request.body, NpyBody) and (spec := own_input(request.body)):
+        if isinstance(request.body, NpyBody | TensorBody) and (spec := own_input(request.body)):
             return [spec]
         return self._catalogue.inputs_ever(request.teacher_name)
 

@@ -1,6 +1,8 @@
-"""Reading a label request's body: bounded while it is read, never more than asked for."""
+"""Reading a purchase's body: bounded while it is read, never more than asked for."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
 
 import anyio
 from fastapi import Request
@@ -18,31 +20,67 @@ FILES_FIELD = "images"
 
 
 async def read_body(request: Request, settings: TeacherSettings) -> Body:
-    """Read and parse the body.
+    """Read and parse the body of our own protocol: one array, or a form of image files.
+
+    Raises Refusal: as ``read_bytes``, and invalid_request, too_many_images.
+    """
+    media_type = require_media_type(request, (NPY_MEDIA_TYPE, MULTIPART_MEDIA_TYPE))
+    if media_type == NPY_MEDIA_TYPE:
+        return NpyBody(await read_bytes(request, settings))
+    require_encoding(request, ())
+    async with _arriving(request, settings) as chunks:
+        return await _read_files(request, chunks, settings)
+
+
+async def read_bytes(request: Request, settings: TeacherSettings, encodings: Sequence[str] = ()) -> bytes:
+    """Read a body as it is; of the ``encodings`` it may have, nothing is undone here.
 
     Raises Refusal: unsupported_media_type, body_too_large (from Content-Length, before a byte is read, or while
-    reading), body_incomplete (too slow, or the caller went away), invalid_request, too_many_images.
+    reading), body_incomplete (too slow, or the caller went away).
+    """
+    require_encoding(request, encodings)
+    async with _arriving(request, settings) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+def require_media_type(request: Request, allowed: Sequence[str], *, pattern: str = "") -> str:
+    """The Content-Type without its parameters, empty where it is not said; of ``allowed``, or like ``pattern``.
+
+    Raises Refusal(unsupported_media_type).
     """
     request.state.body_was_read = False
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in (NPY_MEDIA_TYPE, MULTIPART_MEDIA_TYPE):
+    if media_type not in allowed and not (pattern and fnmatchcase(media_type, pattern)):
+        named = [each for each in (pattern, *allowed) if each]
         raise Refusal(
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-            f"Content-Type is {media_type!r}; allowed are {NPY_MEDIA_TYPE} and {MULTIPART_MEDIA_TYPE}",
+            f"Content-Type is {media_type!r}; allowed are {', '.join(named[:-1])} and {named[-1]}",
         )
+    return media_type
+
+
+def require_encoding(request: Request, allowed: Sequence[str]) -> str:
+    """The Content-Encoding, empty for none. Raises Refusal(unsupported_media_type)."""
+    request.state.body_was_read = False
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
+    if encoding in ("", "identity"):
+        return ""
+    if encoding not in allowed:
         raise Refusal(
             ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-            f"Content-Encoding is {encoding!r}; a body is read as it is, uncompressed",
+            f"Content-Encoding is {encoding!r}; a body is read "
+            + (f"uncompressed, or as {' or '.join(allowed)}" if allowed else "as it is, uncompressed"),
         )
-    chunks = _bounded_chunks(request, settings.body_bytes_max)
+    return encoding
+
+
+@asynccontextmanager
+async def _arriving(request: Request, settings: TeacherSettings) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The body's pieces, for as long as they may take."""
+    request.state.body_was_read = False
     try:
         with anyio.fail_after(settings.body_timeout_s):
-            if media_type == NPY_MEDIA_TYPE:
-                body: Body = NpyBody(b"".join([chunk async for chunk in chunks]))
-            else:
-                body = await _read_files(request, chunks, settings)
+            yield _bounded_chunks(request, settings.body_bytes_max)
     except TimeoutError as error:
         raise Refusal(
             ErrorCode.BODY_INCOMPLETE, f"the body did not arrive within {settings.body_timeout_s:g} seconds"
@@ -50,7 +88,6 @@ async def read_body(request: Request, settings: TeacherSettings) -> Body:
     except ClientDisconnect as error:  # there is nobody left to read this, but it is no defect of ours
         raise Refusal(ErrorCode.BODY_INCOMPLETE, "the connection was closed before the whole body came") from error
     request.state.body_was_read = True
-    return body
 
 
 async def _bounded_chunks(request: Request, body_bytes_max: int) -> AsyncIterator[bytes]:

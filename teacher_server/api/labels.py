@@ -1,27 +1,30 @@
 """POST /v1/teachers/{name}/labels, and of one version: a batch of images in, a charged answer out."""
 
-import base64
 import json
-import re
-import uuid
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from shared.wire import contracts
-from shared.wire.contracts import PROBABILITY_DECIMALS, EventReference, LabelsAnswer
+from shared.wire.contracts import EventReference, LabelsAnswer
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from teacher_server.api.body import FILES_FIELD, MULTIPART_MEDIA_TYPE, read_body
 from teacher_server.api.context import Caller, CurrentServer, Server
 from teacher_server.api.documented import labels_answer, problems
+from teacher_server.api.purchase import (
+    REFUSALS,
+    Asked,
+    IdempotencyKey,
+    admitted,
+    answer,
+    answer_headers,
+    ranked,
+    rounded,
+)
 from teacher_server.errors import Refusal
-from teacher_server.labelling import LabelRequest
 from teacher_server.ledger.charging.answers import Answered
-from teacher_server.ledger.keys.issuing import Key
 
 router = APIRouter(tags=["labels"])
 
@@ -43,32 +46,7 @@ _REQUEST_BODY: dict[str, Any] = {
     },
 }
 
-_RESPONSES = {
-    200: labels_answer(),
-    **problems(
-        ErrorCode.UNAUTHENTICATED,
-        ErrorCode.BUDGET_EXHAUSTED,
-        ErrorCode.NOT_FOUND,
-        ErrorCode.TEACHER_NOT_FOUND,
-        ErrorCode.NOT_ACCEPTABLE,
-        ErrorCode.BODY_TOO_LARGE,
-        ErrorCode.TOO_MANY_IMAGES,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-        ErrorCode.INVALID_REQUEST,
-        ErrorCode.INVALID_IMAGES,
-        ErrorCode.INVALID_IDEMPOTENCY_KEY,
-        ErrorCode.IDEMPOTENCY_KEY_REUSED,
-        ErrorCode.STILL_RUNNING,
-        ErrorCode.ANSWER_EXPIRED,
-        ErrorCode.RATE_LIMITED,
-        ErrorCode.DAILY_BUDGET_EXHAUSTED,
-        ErrorCode.LEDGER_UNAVAILABLE,
-        ErrorCode.LEDGER_INCONSISTENT,
-    ),
-}
-
-# Said in the document only: what does not fit is refused with a code of its own.
-_KEY_SCHEMA: dict[str, Any] = {"pattern": contracts.IDEMPOTENCY_KEY_PATTERN, "minLength": 1, "maxLength": 255}
+_RESPONSES = {200: labels_answer(), **problems(*REFUSALS, ErrorCode.NOT_ACCEPTABLE)}
 
 
 @dataclass(frozen=True)
@@ -80,13 +58,10 @@ class _Form:
 
 
 def _form(
-    request: Request,
-    idempotency_key: Annotated[str | None, Header(json_schema_extra=_KEY_SCHEMA)] = None,
+    idempotency_key: IdempotencyKey,
     accept: Annotated[str, Header(include_in_schema=False)] = "*/*",  # OpenAPI has it said by the responses
 ) -> _Form:
-    request.state.body_was_read = False
-    as_npy = _wants_npy(accept)
-    return _Form(_require_idempotency_key(idempotency_key), as_npy)
+    return _Form(idempotency_key, _wants_npy(accept))
 
 
 Form = Annotated[_Form, Depends(_form)]
@@ -114,7 +89,7 @@ async def buy_labels(
 
     Of several versions of the teacher the default answers; the answer says which one did.
     """
-    return await _buy(request, server, key, (name, None), form)
+    return await _buy(request, server, Asked(key, name, None, form.idempotency_key), form)
 
 
 @router.post(
@@ -136,21 +111,12 @@ async def buy_labels_of_version(
 
     A repeated request gets its stored answer even when the version is no longer served.
     """
-    return await _buy(request, server, key, (name, version), form)
+    return await _buy(request, server, Asked(key, name, version, form.idempotency_key), form)
 
 
-async def _buy(request: Request, server: Server, key: Key, asked: tuple[str, str | None], form: _Form) -> Response:
-    name, version = asked
-    server.consistency.require_consistent(key.id)
-    if server.catalogue.find(name, version) is None:
-        # Refused before the body is read, unless an earlier answer may be asked for again.
-        await anyio.to_thread.run_sync(server.labelling.require_answerable, key, name, version, form.idempotency_key)
-    with server.admission.request(key):
-        body = await read_body(request, server.settings)
-        label_request = LabelRequest(key, name, body, form.idempotency_key, request.state.request_id, version)
-        answered = await anyio.to_thread.run_sync(
-            server.labelling.answer, label_request, limiter=server.answering_threads
-        )
+async def _buy(request: Request, server: Server, asked: Asked, form: _Form) -> Response:
+    async with admitted(server, asked):
+        answered = await answer(request, server, asked, await read_body(request, server.settings))
     return _npy_response(answered) if form.as_npy else _json_response(answered)
 
 
@@ -165,42 +131,8 @@ def _wants_npy(accept: str) -> bool:
     )
 
 
-def _require_idempotency_key(given: str | None) -> str:
-    if given is None:
-        return uuid.uuid4().hex
-    if not re.fullmatch(contracts.IDEMPOTENCY_KEY_PATTERN, given):
-        raise Refusal(
-            ErrorCode.INVALID_IDEMPOTENCY_KEY,
-            f"Idempotency-Key is {given[:80]!r}; allowed are 1 to 255 printable ASCII characters without spaces",
-        )
-    return given
-
-
-def _headers(answered: Answered) -> dict[str, str]:
-    event, receipt = answered.event, answered.signed.receipt
-    marks = dict(answered.standing.headers)
-    if answered.is_recomputed:
-        marks[contracts.HEADER_RECOMPUTED] = "true"
-    if receipt:
-        encoded = base64.urlsafe_b64encode(receipt.model_dump_json().encode()).decode("ascii")
-        marks[contracts.HEADER_RECEIPT] = encoded.rstrip("=")
-    return marks | {
-        contracts.HEADER_REQUEST_ID: answered.request_id,
-        contracts.HEADER_IDEMPOTENCY_KEY: event.idempotency_key,
-        contracts.HEADER_REPLAYED: str(answered.is_replay).lower(),
-        contracts.HEADER_TEACHER: event.teacher,
-        contracts.HEADER_VERSION: event.version,
-        contracts.HEADER_DISCLOSURE: event.disclosure,
-        contracts.HEADER_CHARGED: str(event.images),
-        contracts.HEADER_SPENT: str(event.spent),
-        contracts.HEADER_REMAINING: str(answered.remaining),
-        contracts.HEADER_EVENT_SEQUENCE: str(event.sequence),
-        contracts.HEADER_EVENT_HASH: event.hash,
-    }
-
-
 def _npy_response(answered: Answered) -> Response:
-    return Response(encode_npy(answered.disclosed), media_type=NPY_MEDIA_TYPE, headers=_headers(answered))
+    return Response(encode_npy(answered.disclosed), media_type=NPY_MEDIA_TYPE, headers=answer_headers(answered))
 
 
 def _json_response(answered: Answered) -> Response:
@@ -218,7 +150,7 @@ def _json_response(answered: Answered) -> Response:
         "receipt": receipt.model_dump() if receipt else None,
     }
     return Response(
-        json.dumps(content, separators=(",", ":")), media_type="application/json", headers=_headers(answered)
+        json.dumps(content, separators=(",", ":")), media_type="application/json", headers=answer_headers(answered)
     )
 
 
@@ -226,14 +158,11 @@ def _disclosed_json(answered: Answered) -> dict[str, Any]:
     values = answered.disclosed
     if values.dtype.kind == "i":
         return {"labels": values.tolist()}
-    # float32 holds 6 decimals exactly enough: rounding its float64 value gives back the decimal that was meant.
-    rounded_nk = np.round(values.astype(np.float64), PROBABILITY_DECIMALS)
+    rounded_nk = rounded(values.astype(np.float32, copy=False))
     if answered.event.disclosure.startswith("top-k"):
         return {"top_k": [_top_k_json(row) for row in rounded_nk]}
     return {"probabilities": rounded_nk.tolist()}
 
 
 def _top_k_json(row: np.ndarray[Any, np.dtype[np.float64]]) -> list[dict[str, float]]:
-    disclosed = np.flatnonzero(~np.isnan(row))
-    ranked = disclosed[np.argsort(-row[disclosed], kind="stable")]
-    return [{"label": int(label), "probability": float(row[label])} for label in ranked]
+    return [{"label": int(label), "probability": float(row[label])} for label in ranked(row)]
