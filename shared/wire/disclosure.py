@@ -14,7 +14,9 @@ TEMPERATURE_MIN, TEMPERATURE_MAX = 0.1, 100.0
 # A ladder, because each step adds a draw of its own: two keys on different steps learn no more than the lower one.
 NOISE_STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
-_NOISE_ALLOWED = ", ".join(f"{step:g}" for step in NOISE_STEPS)
+NOISE_ALLOWED = ", ".join(f"{step:g}" for step in NOISE_STEPS)
+TEMPERATURE_ALLOWED = f"{TEMPERATURE_MIN:g} to {TEMPERATURE_MAX:g} with at most two decimals"
+
 _KIND = r"(?P<kind>probabilities|label|top-k:(?P<k>[1-9][0-9]{0,4}))"
 _NUMBER = r"[0-9]{1,3}(?:\.[0-9]{1,2})?"
 _TEXT = re.compile(
@@ -46,12 +48,9 @@ class Disclosure:
             not TEMPERATURE_MIN <= self.temperature <= TEMPERATURE_MAX
             or round(self.temperature, 2) != self.temperature
         ):
-            raise ValueError(
-                f"temperature is {self.temperature:g}; allowed are {TEMPERATURE_MIN:g} to {TEMPERATURE_MAX:g} with "
-                "at most two decimals"
-            )
+            raise ValueError(f"temperature is {self.temperature:g}; allowed are {TEMPERATURE_ALLOWED}")
         if self.noise and self.noise not in NOISE_STEPS:
-            raise ValueError(f"noise is {self.noise:g}; allowed are {_NOISE_ALLOWED}")
+            raise ValueError(f"noise is {self.noise:g}; allowed are {NOISE_ALLOWED}")
         if self.decimals is not None and not 1 <= self.decimals <= PROBABILITY_DECIMALS:
             raise ValueError(f"decimals is {self.decimals}; allowed are 1 to {PROBABILITY_DECIMALS}")
         if self.kind == "label":

@@ -9,19 +9,28 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from shared.wire.contracts import Disclosure
+from shared.wire.disclosure import NOISE_ALLOWED, PROBABILITY_DECIMALS, Disclosure
 from teacher_server.cli.options import AsJson, Ledger, SigningKeyFile
 from teacher_server.cli.reporting import out, print_report, progress_out
 from teacher_server.errors import OperatorError
 from teacher_server.ledger.keys import issuing as ledger_keys
 from teacher_server.ledger.keys.key_rotation import old_secret_valid_until, rotate_secret
-from teacher_server.ledger.keys.policies import change_policy
+from teacher_server.ledger.keys.policies import DisclosureChange, change_policy
 from teacher_server.ledger.ledger import Ledger as OpenLedger
 from teacher_server.ledger.lifecycle.opening import open_database
 
 app = typer.Typer(help="Issue and manage API keys; works while the server runs.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Option(help="which key")]
+DisclosureText = Annotated[str, typer.Option(help="probabilities, top-k:K or label; or a whole policy, in quotes")]
+Decimals = Annotated[
+    str | None, typer.Option(help=f"1 to {PROBABILITY_DECIMALS}: rows are rounded so that they sum to one; or none")
+]
+Temperature = Annotated[str | None, typer.Option(help="above 1 flattens the probabilities, below sharpens; or none")]
+Noise = Annotated[
+    str | None,
+    typer.Option(help=f"on log-probabilities, the same whenever an image is sent: {NOISE_ALLOWED}; or none"),
+]
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -30,27 +39,31 @@ def create_key(
     ledger: Ledger,
     name: Annotated[str, typer.Option(help="who the key is for; never reused")],
     budget: Annotated[int, typer.Option(help="images it may buy answers for")],
-    disclosure: Annotated[str, typer.Option(help="probabilities, top-k:K or label")] = "probabilities",
-    expires: Annotated[str | None, typer.Option(help="2026-12-31 (to its end, UTC) or a full time")] = None,
+    disclosure: DisclosureText = "probabilities",
+    decimals: Decimals = None,
+    temperature: Temperature = None,
+    noise: Noise = None,
+    expires: Annotated[str, typer.Option(help="2026-12-31 (to its end, UTC), a full time, or never")] = "never",
     images_per_day: Annotated[str, typer.Option(help="images it may buy in a day (UTC), or none")] = "none",
     images_per_second: Annotated[str, typer.Option(help="images a second, over any 10 seconds, or none")] = "none",
     signing_key: SigningKeyFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Issue a key and print its secret: the only time it is shown."""
-    parsed = _disclosure(disclosure)
-    expires_at = ledger_keys.parse_expiry(expires) if expires else None
+    change = DisclosureChange(disclosure, decimals, temperature, noise)
+    policy = change.applied_to(Disclosure("probabilities"))
+    expires_at = _expiry(expires)
     limits = ledger_keys.KeyLimits(
         _limit(images_per_day, "images_per_day"), _limit(images_per_second, "images_per_second")
     )
     limits.require_allowed()  # before a ledger is made that is not there
     with closing(open_database(ledger, create=True, signing_key=signing_key)) as database:
         key, secret = ledger_keys.create_key(
-            database, name=name, budget=budget, disclosure=parsed, expires_at=expires_at, limits=limits
+            database, name=name, budget=budget, disclosure=policy, expires_at=expires_at, limits=limits
         )
     print_report({"key": secret, **_key_report(key)}, secret, as_json=as_json)
     if not as_json:
-        progress_out.print(f"key {name}: {budget} images, {parsed}. Shown once; only its hash is stored.")
+        progress_out.print(f"key {name}: {budget} images, {policy}. Shown once; only its hash is stored.")
 
 
 @app.command("list")
@@ -106,7 +119,10 @@ def set_policy(
     ledger: Ledger,
     name: Name,
     expires: Annotated[str | None, typer.Option(help="2026-12-31 (to its end, UTC), a full time, or never")] = None,
-    disclosure: Annotated[str | None, typer.Option(help="probabilities, top-k:K or label")] = None,
+    disclosure: DisclosureText | None = None,
+    decimals: Decimals = None,
+    temperature: Temperature = None,
+    noise: Noise = None,
     images_per_day: Annotated[str | None, typer.Option(help="images it may buy in a day (UTC), or none")] = None,
     images_per_second: Annotated[
         str | None, typer.Option(help="images a second, over any 10 seconds, or none")
@@ -117,17 +133,19 @@ def set_policy(
     """Change what a key may see and buy, or when it ends; what is not given stays as it is."""
     changes: dict[str, str | int | None] = {}
     if expires is not None:
-        changes["expires_at"] = None if expires == "never" else ledger_keys.parse_expiry(expires)
-    if disclosure is not None:
-        changes["disclosure"] = str(_disclosure(disclosure))
+        changes["expires_at"] = _expiry(expires)
     if images_per_day is not None:
         changes["images_per_day"] = _limit(images_per_day, "images_per_day")
     if images_per_second is not None:
         changes["images_per_second"] = _limit(images_per_second, "images_per_second")
-    if not changes:
-        raise OperatorError("nothing to set; give --expires, --disclosure, --images-per-day or --images-per-second")
+    change = DisclosureChange(disclosure, decimals, temperature, noise)
+    if not changes and change == DisclosureChange():
+        raise OperatorError(
+            "nothing to set; give --expires, --disclosure, --decimals, --temperature, --noise, --images-per-day or "
+            "--images-per-second"
+        )
     with closing(open_database(ledger, create=False, signing_key=signing_key)) as database:
-        key = change_policy(database, name=name, changes=changes)
+        key = change_policy(database, name=name, changes=changes, disclosure=change)
     report = _key_report(key)
     shown = ("disclosure", "images_per_day", "images_per_second", "expires")
     text = ", ".join(f"{field} {_cell(report[field]) or 'none'}" for field in shown)
@@ -162,11 +180,8 @@ def revoke(ledger: Ledger, name: Name, signing_key: SigningKeyFile = None, as_js
     print_report(_key_report(key), f"{name}: revoked at {key.revoked_at}", as_json=as_json)
 
 
-def _disclosure(text: str) -> Disclosure:
-    try:
-        return Disclosure.parse(text)
-    except ValueError as error:
-        raise OperatorError(str(error)) from error
+def _expiry(text: str) -> str | None:
+    return None if text == "never" else ledger_keys.parse_expiry(text)
 
 
 def _limit(text: str, name: str) -> int | None:

@@ -1,9 +1,12 @@
 """Changing what a key may see and buy, and when it ends; told in its chain, old and new."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import select, update
 
+from shared.wire.disclosure import NOISE_ALLOWED, PROBABILITY_DECIMALS, TEMPERATURE_ALLOWED, Disclosure
 from teacher_server.errors import OperatorError
 from teacher_server.ledger.chain.events import Happening, append_event
 from teacher_server.ledger.databases.database import Database
@@ -18,13 +21,73 @@ from teacher_server.ledger.keys.issuing import (
 from teacher_server.ledger.tables import keys
 
 POLICY_FIELDS = ("disclosure", "expires_at", "images_per_day", "images_per_second")
+_NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 
-def change_policy(database: Database, *, name: str, changes: Mapping[str, str | int | None]) -> Key:
+@dataclass(frozen=True)
+class DisclosureChange:
+    """What an owner says of a key's disclosure, as text; None leaves that as it is, ``none`` takes it away.
+
+    ``disclosure`` is a kind alone, which leaves the rest as it is, or a whole policy, which replaces all of it.
+    """
+
+    disclosure: str | None = None
+    decimals: str | None = None
+    temperature: str | None = None
+    noise: str | None = None
+
+    def applied_to(self, before: Disclosure) -> Disclosure:
+        """The policy after it. Raises OperatorError that names the field, its value and what is allowed."""
+        try:
+            said = None if self.disclosure is None else Disclosure.parse(self.disclosure)
+            stays = said if said and ";" in str(said) else before
+            shown = said or before
+            temperature = _number(
+                "temperature", self.temperature, TEMPERATURE_ALLOWED, none=1.0, stays=stays.temperature
+            )
+            noise = _number("noise", self.noise, NOISE_ALLOWED, none=0.0, stays=stays.noise)
+            decimals = self._decimals(stays.decimals)
+            if shown.kind == "label":  # nothing is to be kept of what a label has not
+                temperature = temperature if self.temperature else 1.0
+                decimals = decimals if self.decimals else None
+            elif decimals is None and not self.decimals and (temperature != 1 or noise):
+                decimals = PROBABILITY_DECIMALS
+            return Disclosure(shown.kind, shown.k, temperature=temperature, noise=noise, decimals=decimals)
+        except ValueError as error:
+            raise OperatorError(str(error)) from error
+
+    def _decimals(self, stays: int | None) -> int | None:
+        if self.decimals is None:
+            return stays
+        if self.decimals == "none":
+            return None
+        if not re.fullmatch(r"[0-9]{1,9}", self.decimals):
+            raise ValueError(f"decimals is {self.decimals!r}; allowed are 1 to {PROBABILITY_DECIMALS}, and none")
+        return int(self.decimals)
+
+
+def _number(field: str, text: str | None, allowed: str, *, none: float, stays: float) -> float:
+    if text is None:
+        return stays
+    if text == "none":
+        return none
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{field} is {text!r}; allowed are {allowed}, and none")
+    return float(text)
+
+
+def change_policy(
+    database: Database,
+    *,
+    name: str,
+    changes: Mapping[str, str | int | None],
+    disclosure: DisclosureChange = DisclosureChange(),
+) -> Key:
     """Set some of ``POLICY_FIELDS`` of a key, as they are stored (None: no expiry, no limit).
 
-    What is so already is no change, and without one there is no event. A key that has expired is in use again when it
-    is given a later expiry. Raises OperatorError for an unknown or revoked key, or a limit that is not allowed.
+    ``disclosure`` then changes parts of the disclosure. What is so already is no change, and without one there is no
+    event. A key that has expired is in use again when it is given a later expiry. Raises OperatorError for an unknown
+    or revoked key, or what is not allowed.
     """
     unknown = sorted(set(changes) - set(POLICY_FIELDS))
     if unknown:
@@ -33,6 +96,8 @@ def change_policy(database: Database, *, name: str, changes: Mapping[str, str | 
         row = locked_row(connection, name)
         require_not_revoked(row)
         wanted = {field: row[field] for field in POLICY_FIELDS} | dict(changes)
+        # Read and changed under the same lock: of two owners each changes what he names, and nothing else.
+        wanted["disclosure"] = str(disclosure.applied_to(Disclosure.parse(wanted["disclosure"])))
         KeyLimits(wanted["images_per_day"], wanted["images_per_second"]).require_allowed()
         changed = {field: value for field, value in wanted.items() if value != row[field]}
         if changed:
