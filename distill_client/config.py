@@ -20,6 +20,7 @@ from shared.wire.contracts import Resize
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Augmentation = Literal["none", "geometric", "mixup", "combination"]
+Tail = Literal["lump", "spread"]
 
 
 class Section(BaseModel):
@@ -147,6 +148,10 @@ class TrainingConfig(Section):
     averaging_decay: float = Field(
         0.0, ge=0, lt=1, description="of the exponential moving average of weights, per step; 0 is off"
     )
+    tail: Tail = Field(
+        "lump",
+        description="the classes that a top-k answer does not name: one event, or equal shares of what is missing",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -160,6 +165,17 @@ class StudentConfig(Section):
 
     network: str
     augmentation: Augmentation = "combination"
+
+
+class LabelOnlyConfig(Section):
+    """What our student does about a teacher that names a class and nothing else; none of it costs a query."""
+
+    ensemble: int = Field(3, ge=0, le=16, description="students of the labels that teach the last one; 0 for none")
+    label_share: Fraction = Field(0.5, description="of a bought image's target, beside the ensemble's opinion of it")
+    blended_fraction: Fraction = Field(0.5, description="of each batch: unqueried blends, the ensemble's alone")
+    prior_correction: bool = Field(
+        False, description="take out of the student how often synthetic images are given each class"
+    )
 
 
 class BaselineConfig(Section):
@@ -203,6 +219,7 @@ class RunConfig(Section):
     synthesis: SynthesisConfig
     student: StudentConfig
     training: TrainingConfig
+    label_only: LabelOnlyConfig = LabelOnlyConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     baselines: BaselineConfig = BaselineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -247,7 +264,7 @@ def load_config(path: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(_with_absolute_paths(content, path.resolve().parent))
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(_faults(error))) from error
+        raise ConfigError(f"{path}: " + "; ".join(faults_of(error))) from error
 
 
 def _with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -266,7 +283,8 @@ def _with_absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any
     return resolved
 
 
-def _faults(error: ValidationError) -> list[str]:
+def faults_of(error: ValidationError) -> list[str]:
+    """What is wrong with a TOML file's content, one sentence per key, with the value that was given."""
     faults = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "the file"

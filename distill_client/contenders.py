@@ -1,6 +1,7 @@
 """Who is trained on what: our student, and the two baselines it is measured against, under one schedule."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,35 +13,57 @@ from torch import nn
 
 from distill_client.config import Augmentation, RunConfig
 from distill_client.durable import write_durably
-from distill_client.errors import RunStoreError
+from distill_client.errors import ConfigError, RunStoreError
 from distill_client.pool import Pool
 from distill_client.randomness import torch_generator
 from distill_client.student.checkpoint import Checkpoint
+from distill_client.student.ensemble import Ensemble, prior_shift
 from distill_client.student.lessons import Lessons
+from distill_client.student.losses import Loss, choose_loss, targets_for
 from distill_client.student.networks import create_student
-from distill_client.student.targets import targets_from_values
+from distill_client.student.targets import answered_rows, targets_from_values, top_classes
 from distill_client.student.training import train_student
 from distill_client.teachers.paid.store import LabelledImages
 
 STUDENT = "student"
 STANDARD_KD = "standard_kd"
 STUDENT_ALONE = "student_alone"
+INITIAL_WEIGHTS = "student.initial-weights"
+
+Heard = Callable[[int, int, float], None]  # (step, steps, loss) of a training
 
 
 def prepare_lessons(
-    config: RunConfig, pool: Pool, bought: LabelledImages, held_out_n: NDArray[np.bool_]
+    config: RunConfig, pool: Pool, bought: LabelledImages, held_out_n: NDArray[np.bool_], loss: Loss | None = None
 ) -> dict[str, Lessons]:
-    """What each contender is taught; ``bought`` starts with the pool's images, in the pool's order."""
+    """What each contender is taught by ``loss``; ``bought`` starts with the pool's images, in the pool's order.
+
+    Answers that were paid for and rejected stay in their places, and nobody learns from them. Raises ConfigError
+    where nothing is left to learn from.
+    """
     classes, pool_images = len(pool.class_names), len(pool.images_nhwc)
-    targets_nk = targets_from_values(bought.values, classes)
-    taught = ~held_out_n
+    loss = loss or choose_loss("not told", bought.values, config.training.tail)
+    taught = ~held_out_n & answered_rows(bought.values)
     in_pool = taught & (np.arange(len(taught)) < pool_images)
     bounds = config.augmentation
 
     def answered(which: NDArray[np.bool_], augmentation: Augmentation) -> Lessons:
-        return Lessons(bought.images_nhwc, targets_nk[which], augmentation, bounds, np.flatnonzero(which))
+        if not which.any():
+            raise ConfigError(
+                f"all of the {len(which)} answers are rejected or held out, so there is nothing to learn from: the "
+                "teacher's labels are not the run's classes, or evaluation.held_out_fraction is "
+                f"{config.evaluation.held_out_fraction}"
+            )
+        targets_nk = targets_for(loss, bought.values[which], classes)
+        return Lessons(bought.images_nhwc, targets_nk, augmentation, bounds, np.flatnonzero(which))
 
     lessons = {STUDENT: answered(taught, config.student.augmentation)}
+    if loss.name == "labels":
+        lessons[STUDENT] = replace(
+            lessons[STUDENT],
+            prior_shift_k=_prior_shift(config, bought, taught, in_pool, classes),
+            label_only=config.label_only if config.label_only.ensemble else None,
+        )
     if config.baselines.standard_kd:
         lessons[STANDARD_KD] = answered(in_pool, config.baselines.standard_kd_augmentation)
     if config.baselines.student_alone and pool.truth_n is not None:
@@ -51,9 +74,23 @@ def prepare_lessons(
     return lessons
 
 
-def fresh_network(config: RunConfig, *, image_hwc: tuple[int, int, int], classes: int) -> nn.Module:
-    """The student's network with the run's initial weights; the same for every contender."""
-    generator = torch_generator(config.seed, "student.initial-weights")
+def _prior_shift(
+    config: RunConfig,
+    bought: LabelledImages,
+    taught: NDArray[np.bool_],
+    in_pool: NDArray[np.bool_],
+    classes: int,
+) -> NDArray[np.float32] | None:
+    if not config.label_only.prior_correction:
+        return None
+    return prior_shift(top_classes(bought.values[taught]), in_pool[taught], classes)
+
+
+def fresh_network(
+    config: RunConfig, *, image_hwc: tuple[int, int, int], classes: int, weights: str = INITIAL_WEIGHTS
+) -> nn.Module:
+    """The student's network with the run's initial weights; the same for every contender, others by another name."""
+    generator = torch_generator(config.seed, weights)
     return create_student(config.student.network, image_hwc=image_hwc, classes=classes, generator=generator)
 
 
@@ -64,16 +101,51 @@ def train_contender(
     *,
     device: torch.device,
     checkpoint_path: Path,
-    progress: Callable[[int, int, float], None],
+    progress: Heard,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train one contender, going on from its checkpoint if there is one; return it with its training reports."""
+    """Train one contender, going on from its checkpoint if there is one; return it with its training reports.
+
+    Where labels ask for an ensemble (``ensemble`` says why), its members are trained first, each with a checkpoint of
+    its own beside ``checkpoint_path``; one that is finished is read from there. ``progress`` hears of all as one.
+    """
     height, width, channels = lessons.images_nhwc.shape[1:]
-    network = fresh_network(config, image_hwc=(height, width, channels), classes=lessons.targets_nk.shape[1]).to(
-        device
-    )
-    generator = torch_generator(config.seed, f"train.{contender}", device)
-    metrics = train_student(network, lessons, config.training, generator, Checkpoint(checkpoint_path), progress)
-    return network, metrics
+
+    def train(
+        name: str, weights: str, taught: Lessons, path: Path, heard: Heard
+    ) -> tuple[nn.Module, list[dict[str, float]]]:
+        classes = taught.targets_nk.shape[1]
+        network = fresh_network(config, image_hwc=(height, width, channels), classes=classes, weights=weights)
+        generator = torch_generator(config.seed, f"train.{name}", device)
+        network = network.to(device)
+        return network, train_student(network, taught, config.training, generator, Checkpoint(path), heard)
+
+    if (label_only := lessons.label_only) is None:
+        return train(contender, INITIAL_WEIGHTS, lessons, checkpoint_path, progress)
+    members, alone = [], replace(lessons, label_only=None)
+    trainings = label_only.ensemble + 1
+    for number, path in enumerate(_member_checkpoints(checkpoint_path, label_only.ensemble)):
+        name = f"{contender}.member-{number}"
+        heard = _as_part(progress, number, trainings)
+        members.append(train(name, f"{name}.initial-weights", alone, path, heard)[0].eval())
+    taught = replace(alone, ensemble=Ensemble(members, label_only))
+    return train(contender, INITIAL_WEIGHTS, taught, checkpoint_path, _as_part(progress, trainings - 1, trainings))
+
+
+def _as_part(progress: Heard, done: int, trainings: int) -> Heard:
+    """Tell of one training as the part of several equally long ones that follows ``done`` of them."""
+    return lambda step, steps, loss: progress(done * steps + step, trainings * steps, loss)
+
+
+def _member_checkpoints(checkpoint_path: Path, count: int) -> list[Path]:
+    return [
+        checkpoint_path.with_name(f"{checkpoint_path.stem}.member-{number}.safetensors") for number in range(count)
+    ]
+
+
+def remove_checkpoints(config: RunConfig, checkpoint_path: Path) -> None:
+    """Remove what ``train_contender`` left at and beside ``checkpoint_path``, once the contender is kept."""
+    for path in [checkpoint_path, *_member_checkpoints(checkpoint_path, config.label_only.ensemble)]:
+        path.unlink(missing_ok=True)
 
 
 def save_network(network: nn.Module, path: Path) -> None:

@@ -10,36 +10,44 @@ import torch
 import torch.nn.functional as F
 
 from distill_client.config import Augmentation, AugmentationConfig
+from distill_client.student.losses import Targets
 
 
 def augment(
     mode: Augmentation,
     bounds: AugmentationConfig,
     images_nchw: torch.Tensor,
-    targets_nk: torch.Tensor,
+    targets: Targets,
     generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vary float images_nchw and their targets_nk; "combination" blends first and transforms then, as published."""
+) -> tuple[torch.Tensor, Targets]:
+    """Vary float images_nchw and their targets; "combination" blends first and transforms then, as published."""
     if mode in ("mixup", "combination"):
-        images_nchw, targets_nk = mix_within_batch(images_nchw, targets_nk, generator)
+        images_nchw, targets = mix_within_batch(images_nchw, targets, generator)
     if mode in ("geometric", "combination"):
         images_nchw = transform_geometrically(images_nchw, bounds, generator)
-    return images_nchw, targets_nk
+    return images_nchw, targets
 
 
 def mix_within_batch(
-    images_nchw: torch.Tensor, targets_nk: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+    images_nchw: torch.Tensor, targets: Targets, generator: torch.Generator
+) -> tuple[torch.Tensor, Targets]:
     """Blend each image with another of the batch by its own lambda ~ U(0, 1) = Beta(1, 1), and the targets alike.
 
     The released FS-BBT code does this to its whole bought set again; the interpolated target stands in for an
     answer that is not bought.
     """
+    images, partner, share_n1 = blend_within_batch(images_nchw, generator)
+    return images, targets.blended(partner, share_n1)
+
+
+def blend_within_batch(
+    images_nchw: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The images alone of ``mix_within_batch``, each one's partner (int64 N), and its own share_n1."""
     count = len(images_nchw)
     partner = torch.randperm(count, generator=generator, device=generator.device).to(images_nchw.device)
-    share = torch.rand(count, 1, generator=generator, device=generator.device).to(images_nchw.device)
-    images = torch.lerp(images_nchw[partner], images_nchw, share[:, :, None, None])
-    return images, torch.lerp(targets_nk[partner], targets_nk, share)
+    share_n1 = torch.rand(count, 1, generator=generator, device=generator.device).to(images_nchw.device)
+    return torch.lerp(images_nchw[partner], images_nchw, share_n1[:, :, None, None]), partner, share_n1
 
 
 def transform_geometrically(

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill_client.config import Augmentation, AugmentationConfig
+from distill_client.config import Augmentation, AugmentationConfig, LabelOnlyConfig
+from distill_client.student.ensemble import Ensemble
 
 # On a GPU as many bytes of images stay there for the whole training; more are sent to it batch by batch.
 DEVICE_BYTES_MAX = 4 << 30
@@ -19,8 +20,12 @@ class Lessons:
     """What a student is taught: rows of images_nhwc uint8, targets_nk float32, and how a batch is varied on the fly.
 
     ``rows_n`` (int64) says which of the images are taught, all of them without it; the images may be mapped from a
-    file and are not copied. A row of targets sums to one: the teacher's answer, or a one-hot label. The images are
-    the very bytes it answered.
+    file and are not copied. A row of targets sums to one: the teacher's answer, or a one-hot label; classes that are
+    NaN share what the row lacks of one. The images are the very bytes it answered.
+
+    ``prior_shift_k`` is added to the logits in training, and only there: by how much the log-frequency of each class
+    among the answers differs from what the student shall believe in. ``label_only`` is there where the answers are
+    labels and an ensemble is to be made of them first, and ``ensemble`` once it is made.
     """
 
     images_nhwc: NDArray[np.uint8]
@@ -28,6 +33,9 @@ class Lessons:
     augmentation: Augmentation = "none"
     bounds: AugmentationConfig = field(default_factory=AugmentationConfig)
     rows_n: NDArray[np.int64] | None = None
+    prior_shift_k: NDArray[np.float32] | None = None
+    label_only: LabelOnlyConfig | None = None
+    ensemble: Ensemble | None = None
 
     def __post_init__(self) -> None:
         images = len(self.images_nhwc) if self.rows_n is None else len(self.rows_n)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from distill_client.config import TrainingConfig
@@ -20,6 +19,7 @@ from distill_client.student.checkpoint import (
     save_checkpoint,
 )
 from distill_client.student.lessons import LessonImages, Lessons
+from distill_client.student.losses import Targets
 from shared.networks.penalty import parameter_groups
 
 # A run reports, and adds a row to its metrics, this many times. Reading the loss makes a GPU wait, so not every step.
@@ -60,10 +60,10 @@ def train_student(
 ) -> list[dict[str, float]]:
     """Train ``network`` in place, on the device its weights are on, and return the metrics of the whole training.
 
-    The loss is the cross-entropy against the targets: the divergence from them, up to a constant. With
-    ``averaging_decay`` the network ends with the averaged weights. With a checkpoint, a training that was killed goes
-    on where it was last saved and ends as if it had never stopped. ``progress`` hears (step, total steps, loss); a
-    row of metrics is step, loss (the mean since the row before) and learning_rate.
+    The loss is the cross-entropy against the targets (``losses`` has it): the divergence from them, up to a constant.
+    With ``averaging_decay`` the network ends with the averaged weights. With a checkpoint, a training that was killed
+    goes on where it was last saved and ends as if it had never stopped. ``progress`` hears (step, total steps, loss);
+    a row of metrics is step, loss (the mean since the row before) and learning_rate.
 
     Raises RunStoreError when the checkpoint is damaged or belongs to another training, ConfigError on divergence.
     """
@@ -85,7 +85,8 @@ def train_inside(
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.Adam(parameter_groups(network, config.l2), lr=config.learning_rate, fused=True)
-    images, targets = LessonImages(lessons, device), torch.tensor(lessons.targets_nk).to(device)
+    images, targets = LessonImages(lessons, device), Targets.of(lessons.targets_nk, device)
+    shift_k = torch.tensor(0.0 if lessons.prior_shift_k is None else lessons.prior_shift_k).to(device)
     batch_size = min(config.batch_size, len(lessons))
     total = total_steps(config, len(lessons))
     report_every = max(1, total // _REPORTS)
@@ -105,12 +106,12 @@ def train_inside(
         if position == 0:
             state.order = torch.randperm(len(lessons), generator=generator, device=generator.device).to(device)
         rows = state.order[position * batch_size : (position + 1) * batch_size]
-        batch, answers = augment(lessons.augmentation, lessons.bounds, images.batch(rows), targets[rows], generator)
+        batch, answers = _vary(lessons, images.batch(rows), targets[rows], shift_k, generator)
         learning_rate = learning_rate_at(config, state.step, total)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate
 
-        loss = F.cross_entropy(network(batch), answers)
+        loss = answers.cross_entropy(network(batch) + shift_k)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -138,11 +139,25 @@ def train_inside(
     return state.metrics
 
 
+def _vary(
+    lessons: Lessons, images_nchw: torch.Tensor, targets: Targets, shift_k: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, Targets]:
+    """A batch as it is trained on: varied as the lessons say, and then as their ensemble teaches it."""
+    images_nchw, targets = augment(lessons.augmentation, lessons.bounds, images_nchw, targets, generator)
+    if lessons.ensemble is not None:
+        images_nchw, targets = lessons.ensemble.teach(images_nchw, targets, shift_k, generator)
+    return images_nchw, targets
+
+
 def _fingerprint(network: nn.Module, lessons: Lessons, config: TrainingConfig, generator: torch.Generator) -> str:
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    ensemble, shift_k = lessons.ensemble, lessons.prior_shift_k
     return fingerprint(
         config.model_dump_json() + lessons.augmentation + lessons.bounds.model_dump_json() + repr(shapes),
         lessons.image_bytes(),
         np.ascontiguousarray(lessons.targets_nk).tobytes(),
         generator.get_state().numpy().tobytes(),
+        b"" if shift_k is None else shift_k.tobytes(),
+        "" if ensemble is None else ensemble.config.model_dump_json(),
+        b"" if ensemble is None else ensemble.weights(),
     )

@@ -4,6 +4,7 @@ import torch
 from distill_client.config import AugmentationConfig
 from distill_client.randomness import torch_generator
 from distill_client.student.augmentation import augment, mix_within_batch, transform_geometrically
+from distill_client.student.losses import Targets
 
 
 def batch(count: int = 32, height: int = 12, width: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,8 +18,8 @@ def test_blended_targets_belong_to_the_blended_images() -> None:
     count = 16
     level = torch.arange(count, dtype=torch.float32)
     images = level[:, None, None, None].expand(count, 1, 3, 3).contiguous()
-    targets = torch.eye(count)
-    mixed, answers = mix_within_batch(images, targets, torch_generator(1, "mix"))
+    mixed, taught = mix_within_batch(images, Targets(torch.eye(count)), torch_generator(1, "mix"))
+    answers = taught.named_nk
     assert torch.allclose(answers @ level, mixed[:, 0, 0, 0], atol=1e-5)
     assert torch.allclose(answers.sum(dim=1), torch.ones(count))
     assert torch.all((answers > 0).sum(dim=1) <= 2)
@@ -29,9 +30,15 @@ def test_blended_targets_belong_to_the_blended_images() -> None:
 @pytest.mark.parametrize("mode", ["none", "geometric", "mixup", "combination"])
 def test_targets_change_only_where_images_are_blended(mode: str) -> None:
     images, targets = batch()
-    varied, answers = augment(mode, AugmentationConfig(flip=True), images, targets, torch_generator(2, "x"))  # type: ignore[arg-type]
+    varied, answers = augment(
+        mode,  # type: ignore[arg-type]
+        AugmentationConfig(flip=True),
+        images,
+        Targets(targets),
+        torch_generator(2, "x"),
+    )
     assert varied.shape == images.shape
-    assert torch.equal(answers, targets) == (mode in ("none", "geometric"))
+    assert torch.equal(answers.named_nk, targets) == (mode in ("none", "geometric"))
     assert torch.equal(varied, images) == (mode == "none")
     assert 0 <= float(varied.min()) <= float(varied.max()) <= 1 + 1e-6
 
@@ -72,6 +79,8 @@ def test_rotation_turns_by_pixels_also_where_sides_differ() -> None:
 
 def test_equal_generators_vary_equally() -> None:
     images, targets = batch()
-    one, same = (augment("combination", AugmentationConfig(), images, targets, torch_generator(4, "x")) for _ in "ab")
+    one, same = (
+        augment("combination", AugmentationConfig(), images, Targets(targets), torch_generator(4, "x")) for _ in "ab"
+    )
     assert torch.equal(one[0], same[0])
-    assert torch.equal(one[1], same[1])
+    assert torch.equal(one[1].named_nk, same[1].named_nk)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from distill_client.student.targets import targets_from_values, top_classes
+from distill_client.student.targets import answered_rows, targets_from_values, top_classes
 
 NAN = float("nan")
 
@@ -22,6 +22,7 @@ def test_rows_sum_to_one_whatever_was_disclosed(
     rounded = np.round(shares, decimals).astype(np.float32)
     hidden = np.argsort(-shares, axis=1, kind="stable")[:, k:]
     np.put_along_axis(rounded, hidden, np.float32(np.nan), axis=1)
+    # A row of all that is there may be rounded to nothing at all; that is refused, see below.
     if (np.isnan(rounded).any(axis=1) | (np.nansum(rounded, axis=1) > 0)).all():
         targets_nk = targets_from_values(rounded, scores.shape[1])
         assert targets_nk.dtype == np.float32
@@ -72,6 +73,28 @@ def test_another_number_of_classes_is_refused() -> None:
 def test_an_answer_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no class at all"):
         targets_from_values(np.array([[0.5, 0.5], [0, 0]], np.float32), 2)
+
+
+@pytest.mark.parametrize("tail", ["spread", "lump"])
+def test_an_answer_that_was_rejected_is_refused(tail: str) -> None:
+    with pytest.raises(ValueError, match="no class at all"):
+        targets_from_values(np.array([[0.5, 0.5], [NAN, NAN]], np.float32), 2, tail)  # type: ignore[arg-type]
+
+
+def test_lumped_classes_stay_unknown_and_the_named_keep_their_probabilities() -> None:
+    values = np.array([[0.7, NAN, NAN, 0.1], [0.25, 0.25, 0.5, 0.0], [0.9, 0.6, NAN, NAN]], np.float32)
+    targets_nk = targets_from_values(values, 4, "lump")
+    expected = np.array([[0.7, NAN, NAN, 0.1], [0.25, 0.25, 0.5, 0], [0.6, 0.4, NAN, NAN]])
+    assert np.allclose(targets_nk, expected, atol=1e-6, equal_nan=True)
+
+
+def test_rejected_answers_are_all_nan_or_minus_one_and_have_no_top_class() -> None:
+    values = np.array([[NAN, NAN], [0.0, NAN], [0.2, 0.8]], np.float32)
+    assert answered_rows(values).tolist() == [False, True, True]
+    assert top_classes(values).tolist() == [-1, 0, 1]
+    labels_n = np.array([0, -1, 2], np.int64)
+    assert answered_rows(labels_n).tolist() == [True, False, True]
+    assert top_classes(labels_n).tolist() == [0, -1, 2]
 
 
 def test_the_first_of_equals_is_the_top_class() -> None:

@@ -1,0 +1,66 @@
+"""Learning from labels alone: what students of the same labels agree on teaches more than the labels do.
+
+A label says which class, and nothing of how near the others were. Where a teacher gives no more, our student is
+trained so, and no further query is spent:
+
+1. ``ensemble`` students, with weights and orders of their own, each learn the bought labels as they are:
+   ``-log p_label``, the mean over a batch.
+2. Our student then trains on batches of the same images. A part of each, ``blended_fraction``, are blends of two of
+   its images, x = s x1 + (1 - s) x2 with s ~ U(0, 1), which nobody asked the teacher about: their target is q, the
+   mean of the members' probabilities for that very blend. The target of the others is ``label_share`` of the label
+   and the rest q, again of the very pixels, varied as they are. The loss is the cross-entropy with these targets.
+3. With ``prior_correction`` all of them learn p_c ~ exp(z_c + log a_c - log b_c): a are the frequencies of the
+   classes among all labels that are learnt from, b among those of the real images. What synthetic images do to how
+   often a class is answered goes into a and b, which are then left out, and not into the student's logits z.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from distill_client.config import LabelOnlyConfig
+from distill_client.student.augmentation import blend_within_batch
+from distill_client.student.losses import Targets
+
+
+def prior_shift(labels_n: NDArray[np.int64], is_real_n: NDArray[np.bool_], classes: int) -> NDArray[np.float32]:
+    """``log a - log b`` as above, float32 K, of the labels that are learnt from; each class is counted once more."""
+    everywhere = np.bincount(labels_n, minlength=classes) + 1
+    among_real = np.bincount(labels_n[is_real_n], minlength=classes) + 1
+    shift_k = np.log(everywhere / everywhere.sum()) - np.log(among_real / among_real.sum())
+    shifts_k: NDArray[np.float32] = shift_k.astype(np.float32)
+    return shifts_k
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Trained members, in evaluation mode and on the device of the training that they teach."""
+
+    members: Sequence[nn.Module]
+    config: LabelOnlyConfig
+
+    def probabilities(self, images_nchw: torch.Tensor, shift_k: torch.Tensor) -> torch.Tensor:
+        """The mean of the members' class probabilities_nk, with ``shift_k`` added to the logits of each."""
+        with torch.no_grad():
+            return torch.stack([torch.softmax(net(images_nchw) + shift_k, dim=1) for net in self.members]).mean(dim=0)
+
+    def teach(
+        self, images_nchw: torch.Tensor, targets: Targets, shift_k: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, Targets]:
+        """Step 2 on a batch of float images_nchw and the targets that their labels give: what to train on instead."""
+        blended = round(self.config.blended_fraction * len(images_nchw))
+        blends_nchw, _, _ = blend_within_batch(images_nchw, generator)
+        taught_nchw = torch.cat([blends_nchw[:blended], images_nchw[blended:]])
+        opinions_nk = self.probabilities(taught_nchw, shift_k)
+        bought_nk = torch.lerp(opinions_nk[blended:], targets.named_nk[blended:], self.config.label_share)
+        return taught_nchw, Targets(torch.cat([opinions_nk[:blended], bought_nk]))
+
+    def weights(self) -> Iterator[bytes]:
+        """The bytes of all members' weights, by which a checkpoint knows its ensemble."""
+        for network in self.members:
+            for tensor in network.state_dict().values():
+                yield tensor.cpu().contiguous().numpy().tobytes()
