@@ -11,9 +11,11 @@ from fastapi_offline import FastAPIOffline
 from shared.wire.error_codes import ERROR_KINDS
 from teacher_server.admission import Admission
 from teacher_server.alerting import BudgetAlerts
-from teacher_server.api import health, labels, signing_keys, teachers, usage
+from teacher_server.api import health, huggingface, labels, signing_keys, teachers, usage
 from teacher_server.api.context import Server
-from teacher_server.api.documented import add_problem_schema
+from teacher_server.api.documented import add_schemas
+from teacher_server.api.open_inference import endpoints as open_inference
+from teacher_server.api.open_inference.documents import InferRequest
 from teacher_server.decoding import DecodingLimits
 from teacher_server.errors import OperatorError, Refusal
 from teacher_server.labelling import Labelling
@@ -34,7 +36,8 @@ _DESCRIPTION = """
 A private image classifier that can only be queried: every image is charged to the key's budget, and every charge is
 an event in the key's hash chain.
 
-Errors are `application/problem+json` (RFC 9457) with `code` and `retryable`:
+Errors are `application/problem+json` (RFC 9457) with `code` and `retryable`; under /v2 and /hf they are
+`{"error": "..."}`, as those protocols have it, with the code in the header `X-Error-Code`:
 
 | code | status | retryable | meaning |
 |---|---|---|---|
@@ -67,6 +70,8 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
         admission=admission,
         labelling=Labelling(catalogue, ledger, admission, limits, classifying_threads=settings.classifying_threads),
         answering_threads=anyio.CapacityLimiter(settings.answering_threads),
+        # JSON is many times larger once it is read; no more of it is at once than of decoded images.
+        parsing_threads=anyio.CapacityLimiter(settings.classifying_threads),
         consistency=consistency,
     )
 
@@ -86,9 +91,10 @@ def create_app(settings: TeacherSettings, served: Iterable[Teacher]) -> FastAPI:
     app.state.server = server
     app.add_middleware(RequestIdMiddleware)
     add_problem_handlers(app)
-    for module in (labels, teachers, usage, signing_keys, health):  # the more particular addresses first
+    # The more particular addresses first.
+    for module in (labels, teachers, usage, signing_keys, health, open_inference, huggingface):
         app.include_router(module.router)
-    add_problem_schema(app)
+    add_schemas(app, (InferRequest, huggingface.ClassificationRequest))
     return app
 
 

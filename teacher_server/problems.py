@@ -1,4 +1,7 @@
-"""Every failure as RFC 9457 problem+json with ``code`` and ``retryable``; never a traceback."""
+"""Every failure as RFC 9457 problem+json with ``code`` and ``retryable``; never a traceback.
+
+Below the addresses of other protocols it is the document that those have, ``{"error": "..."}``.
+"""
 
 import json
 import logging
@@ -11,7 +14,11 @@ from shared.wire.contracts import HEADER_REQUEST_ID
 from shared.wire.error_codes import ERROR_KINDS, PROBLEM_MEDIA_TYPE, ErrorCode, problem_type
 from teacher_server.errors import Refusal
 
+HEADER_ERROR_CODE = "X-Error-Code"
 RETRY_AFTER_S = 1
+# Where errors are ``{"error": "..."}``, and what has another status there: Hugging Face's servers say 402 when there
+# is nothing left to spend, and its client tells of any 403 that the token lacks permissions.
+_PLAIN: dict[str, dict[ErrorCode, int]] = {"/v2": {}, "/hf": {ErrorCode.BUDGET_EXHAUSTED: 402}}
 _log = logging.getLogger("teacher_server")
 _CODE_OF_STATUS = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
@@ -24,12 +31,31 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_defect)
 
 
+def status_at(path: str, code: ErrorCode) -> int:
+    """The status of ``code`` at this address."""
+    return _PLAIN.get(_protocol(path), {}).get(code, ERROR_KINDS[code].status)
+
+
 def problem_response(refusal: Refusal, request: Request) -> Response:
     """Render one refusal."""
-    headers, content = render_problem(refusal, instance=request.url.path, request_id=request.state.request_id)
+    path = request.url.path
+    headers, content = render_problem(refusal, instance=path, request_id=request.state.request_id)
+    if _protocol(path) in _PLAIN:
+        headers |= {"Content-Type": "application/json", HEADER_ERROR_CODE: refusal.code.value}
+        content = json.dumps({"error": _in_words(refusal)}, separators=(",", ":")).encode("ascii")
     if not getattr(request.state, "body_was_read", not _announces_body(request)):
         headers["Connection"] = "close"  # else the rest of a body nobody wants would have to be received
-    return Response(content, ERROR_KINDS[refusal.code].status, headers=headers)
+    return Response(content, status_at(path, refusal.code), headers=headers)
+
+
+def _protocol(path: str) -> str:
+    return "/" + path.removeprefix("/").partition("/")[0]
+
+
+def _in_words(refusal: Refusal) -> str:
+    """One text for clients that show nothing else: code, detail and members."""
+    members = ", ".join(f"{name}={value}" for name, value in refusal.members.items())
+    return f"{refusal.code.value}: {refusal.detail}" + (f" ({members})" if members else "")
 
 
 def render_problem(refusal: Refusal, *, instance: str, request_id: str) -> tuple[dict[str, str], bytes]:

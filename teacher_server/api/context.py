@@ -29,6 +29,7 @@ class Server:
     admission: Admission
     labelling: Labelling
     answering_threads: anyio.CapacityLimiter
+    parsing_threads: anyio.CapacityLimiter
     consistency: Consistency
 
 

@@ -12,7 +12,7 @@ from shared.wire.error_codes import ErrorCode
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from teacher_server.api.body import FILES_FIELD, MULTIPART_MEDIA_TYPE, read_body
 from teacher_server.api.context import Caller, CurrentServer, Server
-from teacher_server.api.documented import labels_answer, problems
+from teacher_server.api.documented import bought, problems
 from teacher_server.api.purchase import (
     REFUSALS,
     Asked,
@@ -46,7 +46,7 @@ _REQUEST_BODY: dict[str, Any] = {
     },
 }
 
-_RESPONSES = {200: labels_answer(), **problems(*REFUSALS, ErrorCode.NOT_ACCEPTABLE)}
+_RESPONSES = {200: bought(NPY_MEDIA_TYPE), **problems(*REFUSALS, ErrorCode.NOT_ACCEPTABLE)}
 
 
 @dataclass(frozen=True)
