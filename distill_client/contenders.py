@@ -23,7 +23,7 @@ from distill_client.student.losses import Loss, choose_loss, targets_for
 from distill_client.student.networks import create_student
 from distill_client.student.targets import answered_rows, targets_from_values, top_classes
 from distill_client.student.training import train_student
-from distill_client.teachers.paid.store import LabelledImages
+from distill_client.teachers.paid.labelled import LabelledImages
 
 STUDENT = "student"
 STANDARD_KD = "standard_kd"

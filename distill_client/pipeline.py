@@ -35,7 +35,7 @@ from distill_client.synthesis.cvae import generate, train_cvae
 from distill_client.synthesis.cvae_networks import create_cvae
 from distill_client.synthesis.mixup import mix_pairs
 from distill_client.teachers.paid.buying import buy_stage, images_per_request, refuse_test_images
-from distill_client.teachers.paid.store import LabelledImages
+from distill_client.teachers.paid.labelled import LabelledImages
 from distill_client.teachers.protocol import Answer, Teacher
 from shared.wire.images import Images
 

@@ -25,7 +25,7 @@ from distill_client.student.card import write_card
 from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
 from distill_client.student.targets import top_classes
 from distill_client.summary import audit_summary, card_content
-from distill_client.teachers.paid.store import LabelledImages
+from distill_client.teachers.paid.labelled import LabelledImages
 from shared.datasets import Dataset
 from shared.wire.images import batch_digest, image_digests
 from shared.wire.teacher_answers import read_teacher_answers

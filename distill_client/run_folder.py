@@ -41,7 +41,7 @@ from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.teachers.native.receipts import Pin
 from distill_client.teachers.paid.batch_notes import BatchNotes
-from distill_client.teachers.paid.schema import damage, forget_damaged_answers
+from distill_client.teachers.paid.mending import require_store
 from distill_client.teachers.paid.store import PaidLabels
 from distill_client.teachers.protocol import Capabilities
 from shared.wire.contracts import SigningKeys
@@ -91,7 +91,12 @@ class RunFolder:
                 f"{self.path}: another process is working on this run; wait for it or stop it"
             ) from error
         try:
-            self._require_store()
+            self.set_aside = require_store(
+                self.path / LABELS_FILE,
+                has_notes=self.notes.exist,
+                is_counted_here=not self.record.teacher.reports_usage,
+                mends=self._mends,
+            )
             self.labels = PaidLabels(self.path / LABELS_FILE, run_id=self.record.run_id)
         except BaseException:
             self._lock.release()
@@ -101,27 +106,6 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.labels.close()
         self._lock.release()
-
-    def _require_store(self) -> None:
-        path = self.path / LABELS_FILE
-        is_there = path.is_file() and path.stat().st_size > 0
-        if is_there and not self._mends:
-            return  # what is damaged inside is found when it is read
-        if not (what := damage(path)):
-            if count := forget_damaged_answers(path):
-                self.set_aside = f"{self.path}: {count} answers in {LABELS_FILE} were damaged and are forgotten"
-            return
-        message = f"{self.path}: {LABELS_FILE}, which holds the paid answers, is {what}"
-        if not self.notes.exist:
-            raise RunStoreError(message)
-        if not self._mends:
-            raise RunStoreError(f"{message}; `{resume_command(self.path)}` fetches them again, at no charge")
-        self.set_aside = message
-        number = 1 + len(list(self.path.glob(f"{LABELS_FILE}.damaged-*[0-9]")))
-        for suffix in ("", "-wal", "-shm"):
-            if (found := self.path / f"{LABELS_FILE}{suffix}").exists():
-                found.rename(self.path / f"{LABELS_FILE}.damaged-{number}{suffix}")
-                self.set_aside += f"; {found.name} is kept as {LABELS_FILE}.damaged-{number}{suffix}"
 
     def keep_pin(self, pin: Pin) -> None:
         """Pin whom the run believes from now on."""

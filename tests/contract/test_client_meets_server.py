@@ -179,7 +179,7 @@ def test_a_day_that_is_used_up_ends_at_once_and_names_midnight(world: World) -> 
 
 def test_a_stage_is_bought_at_the_pace_that_the_key_has(world: World, tmp_path: Path) -> None:
     """20 images at 1 per second, in windows of 10 s, within a deadline that is no longer than one pause."""
-    teacher = world.connect(world.key(images_per_second=1), manners=Manners(11, requests_in_flight=8))
+    teacher = world.connect(world.key(images_per_second=1), deadline_s=11)
     card = teacher.card()
     assert card.images_per_request_max == 10
     started = time.monotonic()

@@ -18,7 +18,7 @@ from distill_client.errors import RunStoreError
 from distill_client.plan import draw_held_out
 from distill_client.pool import Pool
 from distill_client.student.lessons import Lessons
-from distill_client.teachers.paid.store import LabelledImages
+from distill_client.teachers.paid.labelled import LabelledImages
 from tests.distill_client.fakes import SilentReporter, answer_to, tiny_config
 
 CPU = torch.device("cpu")

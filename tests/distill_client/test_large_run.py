@@ -16,7 +16,7 @@ from distill_client.student import lessons as lessons_module
 from distill_client.student.lessons import LessonImages, Lessons
 from distill_client.student.networks import create_student
 from distill_client.student.training import train_student
-from distill_client.teachers import store as store_module
+from distill_client.teachers.paid import labelled as labelled_module
 from distill_client.teachers.paid.store import PaidLabels
 from tests.distill_client.fakes import FakeTeacher
 
@@ -90,7 +90,7 @@ def test_many_bought_images_are_mapped_and_are_the_same(tmp_path: Path, monkeypa
             batch = store.read_batch(number)
             store.keep_answer(number, teacher.label(batch.images_nhwc, batch.idempotency_key))
     whole = store.labelled("pool", "mixup")
-    monkeypatch.setattr(store_module, "_MEMORY_BYTES_MAX", 1000)
+    monkeypatch.setattr(labelled_module, "_MEMORY_BYTES_MAX", 1000)
     mapped = store.labelled("pool", "mixup")
     assert isinstance(mapped.images_nhwc, np.memmap)
     assert np.array_equal(mapped.images_nhwc, np.concatenate(list(stages.values())))

@@ -19,7 +19,7 @@ from distill_client.results import (
 )
 from distill_client.run_folder import RunFolder, open_run
 from distill_client.student.evaluation import predict_probabilities
-from distill_client.teachers.paid.store import LabelledImages
+from distill_client.teachers.paid.labelled import LabelledImages
 from shared.datasets import Dataset
 from tests.distill_client.fakes import FakeTeacher, answer_to, begin, tiny_config
 

@@ -83,19 +83,23 @@ def damage(path: Path) -> str:
     return "" if {"stages", "images", "stage_images", "batches", "answers"} <= tables else "damaged (tables are gone)"
 
 
-def forget_damaged_answers(path: Path) -> int:
-    """Forget answers that are not those that came; their batches are asked for again. Returns how many there were.
+def damaged_answers(path: Path) -> list[int]:
+    """The batches whose answers are not those that came. Raises RunStoreError."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute("SELECT batch, CAST(answer_npy AS BLOB), answer_digest FROM answers")
+            return [batch for batch, content, digest in rows if not _is_whole(content, digest)]
+    except sqlite3.Error as error:
+        raise RunStoreError(f"{path}: the paid answers cannot be read: {error}") from error
 
-    Raises RunStoreError.
-    """
+
+def forget_answers(path: Path, batches: list[int]) -> None:
+    """Forget the answers to these batches, so that they are asked for again. Raises RunStoreError."""
     try:
         with closing(sqlite3.connect(path)) as connection, connection:
-            rows = connection.execute("SELECT batch, CAST(answer_npy AS BLOB), answer_digest FROM answers")
-            damaged = [(batch,) for batch, content, digest in rows if not _is_whole(content, digest)]
-            connection.executemany("DELETE FROM answers WHERE batch = ?", damaged)
+            connection.executemany("DELETE FROM answers WHERE batch = ?", [(batch,) for batch in batches])
     except sqlite3.Error as error:
         raise RunStoreError(f"{path}: the paid answers cannot be mended: {error}") from error
-    return len(damaged)
 
 
 def _is_whole(content: bytes, digest: str) -> bool:

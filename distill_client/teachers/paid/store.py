@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 
 from distill_client.errors import RunStoreError
 from distill_client.teachers.paid.file import StoreFile
+from distill_client.teachers.paid.labelled import LabelledImages, read_labelled
 from distill_client.teachers.paid.own_ledger import OwnLedger, count_answer
-from distill_client.teachers.protocol import Answer, Values, read_receipt
-from shared.datasets.allocation import allocate_images
-from shared.wire.images import InvalidImages, answer_digest, batch_digest, decode_npy, encode_npy, image_digests
-
-# Of images that are read for training: more are mapped from a file, 1,783 images of 224x224x3 for example.
-_MEMORY_BYTES_MAX = 1 << 28
+from distill_client.teachers.protocol import Answer, read_receipt
+from shared.wire.images import answer_digest, batch_digest, encode_npy, image_digests
 
 
 @dataclass(frozen=True)
@@ -52,14 +49,6 @@ class Purchase:
     spent: int
     receipt_json: str | None = None
     is_recomputed: bool = False
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """uint8 images_nhwc and the teacher's values for exactly those bytes, row by row."""
-
-    images_nhwc: NDArray[np.uint8]
-    values: Values
 
 
 class PaidLabels:
@@ -231,53 +220,9 @@ class PaidLabels:
     def labelled(self, *stages: str, first: int = -1) -> LabelledImages:
         """The images of stages in their order, each with its answer, whichever stage bought it.
 
-        With ``first`` only so many of each stage. Many images are mapped from an unnamed file beside the store.
-        Raises RunStoreError when an answer is missing or damaged.
+        With ``first`` only so many of each stage. Raises RunStoreError when an answer is missing or damaged.
         """
-        bought: list[tuple[int, int]] = []
-        for stage in stages:
-            rows = self._read(
-                "SELECT images.batch, place FROM stage_images JOIN images USING (digest) "
-                "WHERE stage = ? ORDER BY position LIMIT ?",
-                stage,
-                first,
-            )
-            if not rows:
-                raise RunStoreError(f"{self._path}: stage {stage!r} holds no images")
-            bought += rows
-        answers = {batch: self._read_values(batch) for batch in sorted({batch for batch, _ in bought})}
-        values: Values = np.stack([answers[batch][place] for batch, place in bought])
-        return LabelledImages(self._labelled_images(stages, len(bought), first), values)
-
-    def _labelled_images(self, stages: tuple[str, ...], count: int, first: int) -> NDArray[np.uint8]:
-        (shape,) = self._read("SELECT height, width, channels FROM stages WHERE name = ?", stages[0])
-        images_nhwc = allocate_images((count, *shape), memory_bytes_max=_MEMORY_BYTES_MAX, folder=self._path.parent)
-        row = 0
-        for stage in stages:
-            for (pixels,) in self._rows(
-                "SELECT pixels FROM stage_images JOIN images USING (digest) WHERE stage = ? ORDER BY position "
-                "LIMIT ?",
-                stage,
-                first,
-            ):
-                images_nhwc[row] = np.frombuffer(pixels, np.uint8).reshape(shape)
-                row += 1
-        return images_nhwc
-
-    def _read_values(self, batch: int) -> Values:
-        rows = self._read("SELECT answer_npy, answer_digest FROM answers WHERE batch = ?", batch)
-        if not rows:
-            raise RunStoreError(f"{self._path}: batch {batch} has no answer yet; `distill resume` buys it")
-        damaged = f"{self._path}: the answer to batch {batch} is damaged (`distill resume` fetches it again)"
-        try:
-            values = decode_npy(rows[0][0])
-        except InvalidImages as error:
-            raise RunStoreError(f"{damaged}: {error}") from error
-        is_labels = values.dtype == np.int64
-        typed: Values = values.astype(np.int64) if is_labels else values.astype(np.float32)
-        if answer_digest(typed) != rows[0][1]:
-            raise RunStoreError(f"{damaged}: its digest differs")
-        return typed
+        return read_labelled(self._file, stages, first=first)
 
     def purchases(self) -> list[Purchase]:
         """Every answered batch, in the order of recording."""

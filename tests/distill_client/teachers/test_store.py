@@ -211,8 +211,8 @@ def test_a_file_of_another_schema_or_no_database_is_refused(tmp_path: Path) -> N
     with opened(tmp_path):
         pass
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 3")
-    with pytest.raises(RunStoreError, match="schema 3"):
+        connection.execute("PRAGMA user_version = 4")
+    with pytest.raises(RunStoreError, match="schema 4"):
         PaidLabels(path, run_id="run-1")
     path.write_bytes(b"not a database at all, " * 100)
     with pytest.raises(RunStoreError, match="cannot be opened"):
@@ -238,17 +238,25 @@ PRAGMA user_version = 1;
 """
 
 
-def write_in_schema_1(newer: Path, older: Path) -> None:
+SCHEMA_2 = """
+ALTER TABLE answers ADD COLUMN receipt TEXT;
+ALTER TABLE answers ADD COLUMN is_recomputed INTEGER NOT NULL DEFAULT 0;
+PRAGMA user_version = 2;
+"""
+
+
+def write_in_schema(version: int, newer: Path, older: Path) -> None:
     """What a store would be that an earlier version of this program had written."""
     with closing(sqlite3.connect(older)) as connection, connection:
-        connection.executescript(SCHEMA_1)
+        connection.executescript(SCHEMA_1 + (SCHEMA_2 if version == 2 else ""))
         connection.execute("ATTACH ? AS newer", (str(newer),))
         for table in ("stages", "images", "stage_images", "batches", "answers"):
             names = ", ".join(row[1] for row in connection.execute(f"PRAGMA main.table_info({table})"))
             connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM newer.{table}")  # noqa: S608
 
 
-def test_a_store_of_an_earlier_version_is_brought_up_to_date_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_earlier_version_is_brought_up_to_date_and_goes_on(tmp_path: Path, version: int) -> None:
     teacher = FakeTeacher(signer=Signer())
     (tmp_path / "new").mkdir()
     with opened(tmp_path / "new") as store:
@@ -256,15 +264,22 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date_and_goes_on(tmp_pat
         number = store.unanswered("pool")[0]
         batch = store.read_batch(number)
         store.keep_answer(number, teacher.label(batch.images_nhwc, batch.idempotency_key))
-    write_in_schema_1(tmp_path / "new" / "answers.sqlite", tmp_path / "answers.sqlite")
+    write_in_schema(version, tmp_path / "new" / "answers.sqlite", tmp_path / "answers.sqlite")
     for _ in range(2):
         with opened(tmp_path) as store:
             (purchase,) = store.purchases()
-            assert (purchase.images, purchase.receipt_json, bool(purchase.is_recomputed)) == (6, None, False)
+            assert (purchase.images, bool(purchase.receipt_json)) == (6, version == 2)
+            assert not purchase.is_recomputed
+            assert not store.own_ledger.exists
     with opened(tmp_path) as store:
         buy_all(store, teacher, "pool")
         assert np.array_equal(store.labelled("pool").values, answer_to(distinct_images(20)))
-        assert [purchase.receipt_json is not None for purchase in store.purchases()] == [False, True, True, True]
+        assert [purchase.receipt_json is not None for purchase in store.purchases()] == [
+            version == 2,
+            True,
+            True,
+            True,
+        ]
         assert teacher.spent == 20
 
 
@@ -317,12 +332,12 @@ def test_a_file_damaged_inside_is_a_run_store_error(tmp_path: Path) -> None:
 
 def fill_disk(store: PaidLabels) -> None:
     """From now on the file cannot grow."""
-    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    pages = store._file._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._file._connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 def free_disk(store: PaidLabels) -> None:
-    store._connection.execute("PRAGMA max_page_count = 1000000")
+    store._file._connection.execute("PRAGMA max_page_count = 1000000")
 
 
 def test_a_full_disk_leaves_no_half_a_stage(tmp_path: Path) -> None:
@@ -357,7 +372,7 @@ def test_a_full_disk_keeps_no_half_an_answer(tmp_path: Path) -> None:
 
 def test_a_writer_elsewhere_is_a_run_store_error_and_harms_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as store, closing(sqlite3.connect(tmp_path / "answers.sqlite")) as other:
-        store._connection.execute("PRAGMA busy_timeout = 1")
+        store._file._connection.execute("PRAGMA busy_timeout = 1")
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(RunStoreError, match="locked"):
             store.record_stage("pool", distinct_images(3), images_per_request=2)
