@@ -7,13 +7,12 @@ import json
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-LATER_FIELDS = {"format", "teacher_digest", "disclosure_digest", "detail"}  # which format 1 does not have
+LATER = {"format", "teacher_digest", "disclosure_digest", "detail"}  # which format 1 does not have
 faults = []
 
 
 def canonical(event):  # the bytes that are hashed and signed
-    left_out = {"hash"} if event.get("format", 1) != 1 else {"hash", *LATER_FIELDS}
-    fields = {name: value for name, value in event.items() if name not in left_out}
+    fields = {k: v for k, v in event.items() if k != "hash" and (k not in LATER or event.get("format", 1) != 1)}
     assert all(type(value) in (int, str) for value in fields.values()), "only integers and strings are allowed"
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")
 
@@ -68,6 +67,7 @@ def check_chain(header, events, file):  # all events of one key, in order
 def main(given):
     files = {file: [json.loads(line) for line in open(file, encoding="utf-8")] for file in given.files}
     exports = {file: lines.pop(0)["export"] for file, lines in files.items() if "export" in lines[0]}
+    assert given.keys or exports, "receipts do not say which keys are the teacher's: give --keys, or the history too"
     keys = json.load(open(given.keys))["keys"] if given.keys else next(iter(exports.values()))["signing_keys"]
     trusted = followers(next(key["fingerprint"] for key in keys if not key["endorsed_by"]), keys)
     pinned, chains = followers(given.pin, keys) if given.pin else trusted, {}

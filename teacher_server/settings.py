@@ -116,7 +116,7 @@ class TeacherSettings(BaseSettings):
             return cls(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]  # validated by pydantic
         except ValidationError as error:
             faults = [
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
                 + (f" (given: {fault['input']!r})" if _may_be_shown(fault) else "")
                 for fault in error.errors()
             ]

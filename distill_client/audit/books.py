@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.counting import counted
 from shared.wire.contracts import Event, Receipt
 
 _FAULTS_SHOWN = 10
@@ -62,7 +63,7 @@ class Audit:
         """The result in one sentence, for whoever is handed the student."""
         if not self.is_equal:
             first = f": {self.faults[0]}" if self.faults else ""
-            count = f"{len(self.differences)} differences" if len(self.differences) != 1 else "1 difference"
+            count = counted(len(self.differences), "difference")
             return (
                 f"The two sides do not agree ({self.bought:,} images counted by the client, "
                 f"{self.charged_by_server:,} charged, {self.in_audit_log:,} in the log of {self.log}; {count})"

@@ -8,6 +8,7 @@ from distill_client.audit.log_faults import log_differences
 from distill_client.audit.logs import TeacherLog
 from distill_client.teachers.native.receipts import Pin
 from distill_client.teachers.paid.store import Purchase
+from shared.counting import counted
 from shared.wire.contracts import Event, Receipt
 from shared.wire.signatures import is_signed_by
 
@@ -85,31 +86,44 @@ class _Rows:
             found.append(
                 Difference(
                     "unfetched",
-                    f"batch {key[:12]} ({images} images) is charged, event {numbers}, but its answer is not here: "
-                    f"asking again is free, `{self._resume}` does it",
+                    f"batch {key[:12]} ({counted(images, 'image')}) is charged, event {numbers}, but its answer is "
+                    f"not here: asking again is free, `{self._resume}` does it",
                 )
             )
         return found
 
     def _compare(self, purchase: Purchase, events: Sequence[Event]) -> list[Difference]:
-        name = f"batch {purchase.idempotency_key[:12]} ({purchase.images} images)"
+        name = f"batch {purchase.idempotency_key[:12]} ({counted(purchase.images, 'image')})"
         receipt = self._held.receipts.get(purchase.idempotency_key)
+        if not events and self._log.lacks(purchase.event_sequence):
+            return [self._in_the_missing_part(name, purchase.event_sequence)]
         if not events and receipt is not None:
             return [self._not_in_log(name, receipt)]
         if len(events) != 1:
             what = "the client has only its own record of it, no receipt" if receipt is None else "it was sold once"
             sentence = f"{name} stands {len(events)} times in the teacher's log; {what}. Ask the teacher's owner"
             return [Difference("log" if receipt is None else "evidence", sentence, receipt)]
-        found = _differences(purchase, events[0])
+        return self._compare_with(purchase, events[0], name, receipt)
+
+    def _compare_with(self, purchase: Purchase, event: Event, name: str, receipt: Receipt | None) -> list[Difference]:
+        found = _differences(purchase, event)
         if not found:
             return []
         sentence = f"{name}: {'; '.join(found)}. "
         if receipt is None:
             sentence += "The client has only its own record of it, no receipt; ask the teacher's owner"
-            return [Difference("log", sentence, None, events[0])]
-        if receipt.event != events[0]:
-            return [Difference("evidence", sentence + self._contradicts(receipt), receipt, events[0])]
+            return [Difference("log", sentence, None, event)]
+        if receipt.event != event:
+            return [Difference("evidence", sentence + self._contradicts(receipt), receipt, event)]
         return [Difference("here", sentence + "The receipt agrees with the log: answers.sqlite was changed", receipt)]
+
+    def _in_the_missing_part(self, name: str, sequence: int) -> Difference:
+        """The file lost it on its way, which says nothing of the teacher."""
+        source = self._log.source
+        sentence = (
+            f"{name} was charged by event {sequence}, in the part of {source} that is missing; ask for it again"
+        )
+        return Difference("export", sentence)
 
     def _not_in_log(self, name: str, receipt: Receipt) -> Difference:
         event, last = receipt.event, self._log.events[-1].sequence if self._log.rows else 0

@@ -13,6 +13,7 @@ from distill_client.audit.books import Difference
 from distill_client.audit.logs import TeacherLog
 from distill_client.errors import RunStoreError
 from distill_client.teachers.protocol import SignedEvent
+from shared.counting import counted
 from shared.wire.contracts import Event, EventSignature, Receipt, SigningKey, SigningKeys, Usage
 
 
@@ -65,6 +66,7 @@ def read_export(path: Path) -> TeacherLog:
         source=path.name,
         at=header.at,
         differences=tuple(_differences(path, header, rows)),
+        events_promised=header.events,
     )
 
 
@@ -93,8 +95,8 @@ def _differences(path: Path, header: _Export, rows: tuple[SignedEvent, ...]) -> 
     if len(rows) == header.events and header.last_hash in ("", last_hash):
         return []
     sentence = (
-        f"{path.name} says it holds {header.events} events up to hash {header.last_hash[:16]}; it holds {len(rows)} "
-        f"up to hash {last_hash[:16]}: it was cut off or changed on its way. Ask for it again"
+        f"{path.name} says it holds {counted(header.events, 'event')} up to hash {header.last_hash[:16]}; it holds "
+        f"{len(rows)} up to hash {last_hash[:16]}: it was cut off or changed on its way. Ask for it again"
     )
     return [Difference("export", sentence)]
 

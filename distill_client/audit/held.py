@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from distill_client.teachers.native.receipts import Pin
 from distill_client.teachers.paid.store import Purchase
+from shared.counting import counted
 from shared.wire.contracts import Receipt
 from shared.wire.signatures import receipt_faults
 
@@ -34,7 +35,7 @@ class Held:
         """Verify the receipts of all purchases by the keys that follow from ``pin``; none where there are none."""
         receipts, faults = dict[str, Receipt](), list[str]()
         for purchase in purchases if trusted else ():
-            name = f"batch {purchase.idempotency_key[:12]} ({purchase.images} images)"
+            name = f"batch {purchase.idempotency_key[:12]} ({counted(purchase.images, 'image')})"
             if purchase.receipt_json is None:
                 if pin is not None and purchase.event_sequence > pin.receipts_after:
                     faults.append(f"{name} has lost its receipt here, though the server signed when it was bought")

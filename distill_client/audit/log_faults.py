@@ -14,10 +14,20 @@ from shared.wire.signatures import is_signed_by, trusted_keys
 
 def log_differences(log: TeacherLog, held: Held, pin: Pin | None, trusted: dict[str, str] | None) -> list[Difference]:
     """Every fault of the log; ``trusted`` as for ``audit_run``."""
-    faults = chain_faults(log.events) + _sum_faults(log.events) + _usage_faults(log.events, log.usage)
+    faults = chain_faults(log.events) + _sum_faults(log.events)
+    if (
+        not log.is_incomplete
+    ):  # else the counters are those of the whole log, and that it is not whole is told already
+        faults += _usage_faults(log.events, log.usage)
     faults += _signature_faults(log, pin, trusted)
     last, receipt = log.events[-1].sequence if log.rows else 0, held.last_receipt
-    if receipt is not None and receipt.event.sequence > last and not (log.at and receipt.event.at > log.at):
+    is_newer = receipt is not None and bool(log.at) and receipt.event.at > log.at
+    if (
+        receipt is not None
+        and receipt.event.sequence > last
+        and not is_newer
+        and not log.lacks(receipt.event.sequence)
+    ):
         faults.append(
             f"the log ends with event {last}, and there is a receipt for event {receipt.event.sequence}: its tail is "
             "cut off"

@@ -10,6 +10,7 @@ from distill_client.cli.connecting import connected, on_account_of
 from distill_client.cli.options import AsJson, RunDir, TeacherUrl, out, say
 from distill_client.errors import AuditMismatch, ConfigError
 from distill_client.run_folder import RunFolder, open_run, write_text
+from shared.counting import counted
 
 if TYPE_CHECKING:
     from distill_client.audit import Audit
@@ -84,4 +85,4 @@ def _write_receipts(folder: RunFolder, path: Path) -> None:
     purchases = folder.labels.purchases()
     found = [purchase.receipt_json for purchase in purchases if purchase.receipt_json is not None]
     write_text(path.resolve(), receipt_lines(found))  # what a link leads to, not the link
-    say(f"{len(found)} receipts of {len(purchases)} answers written to {path}")
+    say(f"{counted(len(found), 'receipt')} of {counted(len(purchases), 'answer')} written to {path}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from shared.counting import counted
 from teacher_server.cli.options import LEDGER_HELP, AsJson, Ledger, keep_passwords_off_the_command_line
 from teacher_server.cli.reporting import progress_out
 from teacher_server.errors import OperatorError
@@ -37,7 +38,8 @@ def export(
         else:
             with whole_file(out) as stream:
                 header = write_export(database, key, stream)
-    progress_out.print(f"key {header.key_name}: {header.events} events, {header.spent} of {header.granted} spent")
+    held = counted(header.events, "event")
+    progress_out.print(f"key {header.key_name}: {held}, {header.spent} of {header.granted} spent")
 
 
 @app.command("verify")
@@ -92,7 +94,8 @@ def _as_report(report: AuditReport) -> dict[str, object]:
 
 def _as_text(report: AuditReport) -> str:
     lines = [
-        f"key {walk.key_name}: {walk.events} events, {walk.spent} of {walk.granted} spent, ends with {walk.hash}"
+        f"key {walk.key_name}: {counted(walk.events, 'event')}, {walk.spent} of {walk.granted} spent, ends with "
+        f"{walk.hash}"
         for walk in report.walks
     ]
     if report.ring.first:
@@ -101,5 +104,5 @@ def _as_text(report: AuditReport) -> str:
     lines += [f"FAULT {fault}" for fault in report.faults[:FAULTS_SHOWN]]
     if len(report.faults) > FAULTS_SHOWN:
         lines.append(f"... and {len(report.faults) - FAULTS_SHOWN} more; --json shows all")
-    lines.append("sound" if report.is_sound else f"NOT SOUND: {len(report.faults)} faults")
+    lines.append("sound" if report.is_sound else f"NOT SOUND: {counted(len(report.faults), 'fault')}")
     return "\n".join(lines)

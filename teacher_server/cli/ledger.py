@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from shared.counting import counted
 from teacher_server.cli.options import AsJson, Ledger, SigningKeyFile
 from teacher_server.cli.reporting import print_report
-from teacher_server.ledger.chain.signing import current_fingerprint
+from teacher_server.ledger.chain.signing import current_fingerprint, retired_key_file
 from teacher_server.ledger.databases.address import parse_ledger_url
 from teacher_server.ledger.lifecycle.backup import back_up
 from teacher_server.ledger.lifecycle.opening import migrate, open_database
@@ -62,7 +63,7 @@ def backup(
         "events": events,
         "signing_key_file": str(database.signer.file),
     }
-    held = f"{len(written.report.walks)} keys, {events} events"
+    held = f"{counted(len(written.report.walks), 'key')}, {counted(events, 'event')}"
     text = f"{file}: {held}, as of {written.at}; sound. Not in it: the signing key, {database.signer.file}"
     print_report(report, text, as_json=as_json)
 
@@ -71,9 +72,20 @@ def backup(
 def rotate(ledger: Ledger, signing_key: SigningKeyFile = None, as_json: AsJson = False) -> None:
     """Sign with a new key from now on, which the old one endorses; works while the server runs.
 
+    A backup from before signs with the old private key, which therefore stays in a file beside the new one.
     With PostgreSQL, copy the new file to every machine that serves the ledger: until then those answer 503.
     """
     with closing(open_database(ledger, create=False, signing_key=signing_key)) as database:
         new = rotate_signing_key(database)
-    report = {"signing_key": new.fingerprint, "endorsed_by": new.endorsed_by, "file": str(database.signer.file)}
-    print_report(report, f"signs with {new.fingerprint}, endorsed by {new.endorsed_by}", as_json=as_json)
+    kept = retired_key_file(database.signer.file, new.endorsed_by)
+    report = {
+        "signing_key": new.fingerprint,
+        "endorsed_by": new.endorsed_by,
+        "file": str(database.signer.file),
+        "old_file": str(kept),
+    }
+    text = (
+        f"signs with {new.fingerprint}, endorsed by {new.endorsed_by}. Backups from before need the old private key, "
+        f"which is in {kept}: keep it with them, and remove it once none of them is left"
+    )
+    print_report(report, text, as_json=as_json)

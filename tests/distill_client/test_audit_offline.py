@@ -118,8 +118,14 @@ def change_the_counters(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("manipulate", "named"),
     [
-        (cut_last_line, ["it was cut off or changed on its way", "its tail is cut off", "ends with event 4"]),
-        (cut_in_a_line, ["it was cut off or changed on its way", "its tail is cut off"]),
+        (
+            cut_last_line,
+            ["it was cut off or changed on its way", "event 5, in the part of log.jsonl that is missing"],
+        ),
+        (
+            cut_in_a_line,
+            ["it was cut off or changed on its way", "event 5, in the part of log.jsonl that is missing"],
+        ),
         (double_a_line, ["follows event 2: one is missing, repeated or moved"]),
         (swap_lines, ["one is missing, repeated or moved"]),
         (edit_a_line, ["was edited", "images is 16 here and 15 there", "event 3 has a forged signature"]),
@@ -140,6 +146,33 @@ def test_every_manipulation_of_a_file_is_named(
     assert not found.is_equal
     for words in named:
         assert any(words in fault for fault in found.faults), found.faults
+
+
+@pytest.mark.parametrize("lines_kept", [5, 3, 1])
+def test_what_a_file_lacks_by_its_own_first_line_is_nothing_against_the_teacher(
+    bought: tuple[Path, FakeTeacher], tmp_path: Path, lines_kept: int
+) -> None:
+    path, teacher = bought
+    export = write_export(tmp_path / "log.jsonl", teacher)
+    export.write_text("".join(export.read_text().splitlines(keepends=True)[:lines_kept]))
+    evidence = sorted((path / "evidence").glob("*"))
+    found = audit(path, export)
+    assert {difference.kind for difference in found.differences} == {"export"}
+    missing = [fault for fault in found.faults if "in the part of log.jsonl that is missing" in fault]
+    assert len(missing) == {5: 1, 3: 3, 1: 3}[lines_kept], "one for each answer that was bought"
+    assert sorted((path / "evidence").glob("*")) == evidence
+
+
+def test_a_first_line_that_hides_what_is_missing_is_evidence(
+    bought: tuple[Path, FakeTeacher], tmp_path: Path
+) -> None:
+    path, teacher = bought
+    last = teacher.log[-2]
+    export = write_export(tmp_path / "log.jsonl", teacher, events=4, last_hash=last.hash, spent=last.spent)
+    export.write_text("".join(export.read_text().splitlines(keepends=True)[:-1]))
+    found = audit(path, export)
+    assert [difference.kind for difference in found.differences] == ["log", "evidence"], found.faults
+    assert "ends with event 4" in found.faults[1]
 
 
 def test_what_contradicts_a_receipt_is_kept_with_the_receipt(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shared.counting import counted
 from teacher_server.ledger.audit.audit_lines import event_row, parse_header, read_lines
 from teacher_server.ledger.audit.chain_walk import ChainWalk
 from teacher_server.ledger.audit.faults import FAULTS_MAX, Fault, shown
@@ -75,8 +76,8 @@ def audit_export(file: Path, *, pin: str | None = None, receipts: Path | None = 
     faults += walk.counter_faults(spent=header.spent, granted=header.granted)
     if (walk.events, walk.hash) != (header.events, header.last_hash):
         what = (
-            f"the export's first line says {header.events} events, the last with hash {shown(header.last_hash)}; "
-            f"there are {walk.events}, the last with hash {shown(walk.hash)}"
+            f"the export's first line says {counted(header.events, 'event')}, the last with hash "
+            f"{shown(header.last_hash)}; there are {walk.events}, the last with hash {shown(walk.hash)}"
         )
         faults.append(Fault(walk.key_name, None, what))
     faults += held.missed({walk.key_name: walk})
@@ -84,7 +85,7 @@ def audit_export(file: Path, *, pin: str | None = None, receipts: Path | None = 
 
 
 def _others(count: int) -> list[str]:
-    return [f"{count} receipts are of other keys, and were not compared"] if count else []
+    return [f"not compared, as of other keys: {counted(count, 'receipt')}"] if count else []
 
 
 def _notes(walks: list[ChainWalk], held: HeldReceipts, *, has_receipts: bool) -> list[str]:
@@ -92,7 +93,7 @@ def _notes(walks: list[ChainWalk], held: HeldReceipts, *, has_receipts: bool) ->
     for walk in walks:
         if walk.unsigned:
             notes.append(
-                f"key {walk.key_name}: {walk.unsigned} events are of format 1, from before the ledger signed"
+                f"key {walk.key_name}: {counted(walk.unsigned, 'event')} of format 1, from before the ledger signed"
             )
         if walk.unpinned:
             notes.append(
@@ -100,5 +101,5 @@ def _notes(walks: list[ChainWalk], held: HeldReceipts, *, has_receipts: bool) ->
                 "which does not vouch for them"
             )
     if has_receipts:
-        notes.append(f"{held.count} receipts were compared with the chain")
+        notes.append(f"compared with the chain: {counted(held.count, 'receipt')}")
     return notes

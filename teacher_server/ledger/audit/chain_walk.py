@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared.counting import counted
 from shared.wire.contracts import Event, Receipt
 from shared.wire.receipts import GENESIS_HASH, event_hash
 from shared.wire.signatures import is_signed_by
@@ -142,7 +143,7 @@ class ChainWalk:
                 f"says {event.spent} spent of {event.granted} after it, the log adds up to {wanted[0]} of {wanted[1]}"
             )
         if event.images < (1 if event.kind == "answer" else 0):
-            faults.append(f"is about {event.images} images")
+            faults.append(f"is about {counted(event.images, 'image')}")
         if not 0 <= event.spent <= event.granted:
             faults.append(f"has {event.spent} spent of {event.granted}")
         return faults

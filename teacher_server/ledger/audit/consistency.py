@@ -7,6 +7,7 @@ beginning each time, so that a ledger that was mended is believed again.
 import logging
 import threading
 
+from shared.counting import counted
 from shared.wire.contracts import Event
 from shared.wire.error_codes import ErrorCode
 from teacher_server.errors import Refusal
@@ -64,7 +65,7 @@ class Consistency:
         if count:
             raise Refusal(
                 ErrorCode.LEDGER_INCONSISTENT,
-                f"the records of {count} keys do not add up; the server's log says which",
+                f"what is recorded of {counted(count, 'key')} does not add up; the server's log says which",
             )
 
     def _check_key(self, key_id: int, name: str, *, is_whole: bool, pause: Pause) -> None:
@@ -96,7 +97,7 @@ class Consistency:
             for fault in faults[:_FAULTS_LOGGED]:
                 _log.error("ledger inconsistent, %s", fault)
             if len(faults) > _FAULTS_LOGGED:
-                _log.error("ledger inconsistent, %s: %d more faults", name, len(faults) - _FAULTS_LOGGED)
+                _log.error("ledger inconsistent, %s: %s", name, counted(len(faults) - _FAULTS_LOGGED, "more fault"))
         elif before and not faults:
             _log.warning("ledger consistent again: %s", name)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from shared.counting import counted
 from shared.wire.contracts import Event
 from teacher_server.ledger.audit.answer_rows import answer_faults, surplus_faults
 from teacher_server.ledger.audit.chain_walk import ChainWalk
@@ -204,4 +205,4 @@ def _sum_faults(connection: Connection, verdict: Verdict) -> Iterator[Fault]:
         said, walked = f"{shown(found[0])} spent of {shown(found[1])}", f"{walk.spent} of {walk.granted}"
         yield Fault(walk.key_name, None, f"its rows add up to {said}, walked were {walked}")
     if (count := sum(row["rows"] for row in rows)) != walk.events:
-        yield Fault(walk.key_name, None, f"has {count} rows of events, walked were {walk.events}")
+        yield Fault(walk.key_name, None, f"has {counted(count, 'row')} of events, walked were {walk.events}")

@@ -71,9 +71,11 @@ class Signer:
                         with suppress(FileNotFoundError):
                             os.replace(waiting, self.file)
                     return key
+        kept = retired_key_file(self.file, current)
         raise SigningKeyUnusable(
             f"signing key {self.file} is {'another one' if self.file.exists() else 'not there'}; the ledger signs "
-            f"with the key whose fingerprint is {current}. Put it back from where you keep it"
+            f"with the key whose fingerprint is {current}. Put it back from "
+            f"{kept if kept.exists() else 'where you keep it'}"
         )
 
 
@@ -82,13 +84,34 @@ def next_key_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.next")
 
 
+def retired_key_file(file: Path, retired: str) -> Path:
+    """Where a rotation leaves the key with the fingerprint ``retired`` that was in ``file``."""
+    return file.with_name(f"{file.name}.retired-{retired[:16]}")
+
+
+def keep_private_key(file: Path, current: str) -> None:
+    """Copy the key in ``file`` to where it stays when the next one takes its place. Raises OSError.
+
+    A backup from before the rotation is signed with it: without it nobody could put that backup to use again.
+    """
+    kept = retired_key_file(file, current)
+    with suppress(FileExistsError):  # of a rotation that was killed before its commit
+        _write_new(kept, file.read_bytes())
+    if fingerprint(read_private_key(kept).public_key()) != current:
+        raise SigningKeyUnusable(f"{kept} holds another key than its name says; move it away")
+
+
 def create_private_key(file: Path) -> Ed25519PrivateKey:
     """Make a private key in ``file``, readable by its owner alone from the first byte on; durable when this returns.
 
     Raises FileExistsError when there is one already.
     """
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _write_new(file, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return key
+
+
+def _write_new(file: Path, pem: bytes) -> None:
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -104,7 +127,6 @@ def create_private_key(file: Path) -> Ed25519PrivateKey:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return key
 
 
 def read_private_key(file: Path) -> Ed25519PrivateKey:

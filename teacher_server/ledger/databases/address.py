@@ -15,15 +15,16 @@ _POSTGRESQL = ("postgresql", "postgresql+psycopg", "postgres")
 
 @dataclass(frozen=True)
 class LedgerAddress:
-    """A parsed ledger URL. ``file`` is set for SQLite only."""
+    """A parsed ledger URL. ``file`` is set for SQLite only, ``scheme`` is what its user wrote before ``://``."""
 
     url: URL
     file: Path | None
+    scheme: str = "sqlite"
 
     @property
     def shown(self) -> str:
-        """The URL for people and logs: a password in it is masked."""
-        return f"sqlite:///{self.file}" if self.file else _masked(self.url)
+        """The URL for people and logs, as it was given, but that a password in it is masked."""
+        return f"sqlite:///{self.file}" if self.file else _masked(self.url.set(drivername=self.scheme))
 
     def signing_key_file(self, given: Path | None) -> Path | None:
         """Where the private signing key is: where told, else beside a SQLite ledger; else nobody knows."""
@@ -46,7 +47,7 @@ def parse_ledger_url(url: str) -> LedgerAddress:
     if parsed.drivername in _POSTGRESQL:
         if not parsed.database:
             raise OperatorError(f"ledger {_masked(parsed)} names no database; allowed is {ALLOWED}")
-        return LedgerAddress(parsed.set(drivername="postgresql+psycopg"), None)
+        return LedgerAddress(parsed.set(drivername="postgresql+psycopg"), None, parsed.drivername)
     if parsed.drivername not in _SQLITE or not parsed.database or parsed.database == ":memory:":
         raise OperatorError(
             f"ledger is {_masked(parsed)!r}; allowed is {ALLOWED} (sqlite: three slashes, then a path)"

@@ -14,9 +14,13 @@ from teacher_server.ledger.databases.backend import Backend
 
 
 def open_sqlite(file: Path, *, lock_timeout_s: float) -> Backend:
-    """Engines on ``file``, which is made when it is not there. Raises OperatorError when it cannot be."""
+    """Engines on ``file``, which is made when it is not there. Raises OperatorError when it cannot be.
+
+    A new file is its owner's alone, and so are the two that SQLite puts beside it, which take its mode: it holds
+    hashes of secrets, and what was answered to whom.
+    """
     try:
-        file.touch()  # an empty file is an empty database
+        file.touch(mode=0o600)  # an empty file is an empty database
     except OSError as error:
         raise OperatorError(f"ledger is {file}, which cannot be written: {error.strerror}") from error
     engine = create_engine(

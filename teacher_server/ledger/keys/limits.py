@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, select
 
+from shared.counting import counted
 from shared.wire.error_codes import ErrorCode
 from shared.wire.rate_limits import RateLimit, rate_limit_headers
 from teacher_server.errors import Refusal
@@ -159,7 +160,7 @@ def _budget_exhausted(standing: Standing, images: int) -> Refusal:
     granted, spent = standing.granted, standing.spent
     return Refusal(
         ErrorCode.BUDGET_EXHAUSTED,
-        f"{images} images asked for, {granted - spent} of {granted} remain; ask the owner for a grant",
+        f"{counted(images, 'image')} asked for, {granted - spent} of {granted} remain; ask the owner for a grant",
         granted=granted,
         spent=spent,
         asked=images,
@@ -174,7 +175,7 @@ def _never(key: Key, window: Window, images: int) -> Refusal:
         why = _rate_in_words(key)
     return Refusal(
         ErrorCode.TOO_MANY_IMAGES,
-        f"{images} images asked for, but {why}; send smaller batches",
+        f"{counted(images, 'image')} asked for, but {why}; send smaller batches",
         **limit,
         asked=images,
     )
@@ -183,7 +184,7 @@ def _never(key: Key, window: Window, images: int) -> Refusal:
 def _daily_budget_exhausted(day: Window, images: int) -> Refusal:
     return Refusal(
         ErrorCode.DAILY_BUDGET_EXHAUSTED,
-        f"{images} images asked for, {day.remaining} of {day.quota} per day remain until midnight, UTC",
+        f"{counted(images, 'image')} asked for, {day.remaining} of {day.quota} per day remain until midnight, UTC",
         images_per_day=day.quota,
         spent_today=day.spent,
         asked=images,
@@ -194,7 +195,7 @@ def _daily_budget_exhausted(day: Window, images: int) -> Refusal:
 def _rate_limited(key: Key, rate: Window, images: int, *, retry_after_s: int) -> Refusal:
     return Refusal(
         ErrorCode.RATE_LIMITED,
-        f"{images} images asked for, but {_rate_in_words(key)}; ask again in {retry_after_s} s",
+        f"{counted(images, 'image')} asked for, but {_rate_in_words(key)}; ask again in {retry_after_s} s",
         images_per_second=key.limits.images_per_second,
         window_s=RATE_WINDOW_S,
         spent_in_window=rate.spent,

@@ -8,6 +8,7 @@ from teacher_server.ledger.chain.signing import (
     SigningKeyUnusable,
     create_private_key,
     current_fingerprint,
+    keep_private_key,
     next_key_file,
     replace_signing_key,
 )
@@ -19,6 +20,7 @@ _PATIENCE_S = 30
 def rotate_signing_key(database: Database) -> SigningKey:
     """Make a new key, have the old one endorse it, and sign with it from now on; returns the new public key.
 
+    The old private key stays beside it, see ``retired_key_file``: a backup from before cannot be used without it.
     A running server reads the new file with its next charge. A crash at any moment leaves the old key in use, or the
     new one. Raises OperatorError, and Refusal(ledger_unavailable) when the ledger cannot be written.
     """
@@ -29,6 +31,7 @@ def rotate_signing_key(database: Database) -> SigningKey:
                 current = current_fingerprint(connection)
             if current is not None:
                 signer.private_key(current)  # also ends a rotation that was killed after its commit
+                keep_private_key(signer.file, current)
             waiting = next_key_file(signer.file)
             waiting.unlink(missing_ok=True)  # of one that was killed before its commit
             create_private_key(waiting)

@@ -152,10 +152,30 @@ def test_the_format_is_what_it_was(place: LedgerPlace, tmp_path: Path) -> None:
 def test_golden_files_are_sound(tmp_path: Path) -> None:
     report = audit_export(EXPORT, pin=FIRST_KEY, receipts=RECEIPTS)
     assert report.faults == []
-    assert report.notes == ["6 receipts were compared with the chain"]
+    assert report.notes == ["compared with the chain: 6 receipts"]
     for arguments in ([EXPORT], [RECEIPTS, "--keys", KEYS], [RECEIPTS, EXPORT, "--keys", KEYS, "--pin", FIRST_KEY]):
         done = stand_alone(*arguments, cwd=tmp_path)
         assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["sound"]), done
+
+
+def test_the_verifier_says_that_receipts_alone_need_keys(tmp_path: Path) -> None:
+    done = stand_alone(RECEIPTS, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "receipts do not say which keys are the teacher's: give --keys, or the history too" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_one_is_not_many(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify() -> tuple[int, str, str]:
+        return run("audit", "verify", capsys=capsys, monkeypatch=monkeypatch)
+
+    place = sqlite_place(tmp_path)
+    place.new_secret("ada", budget=10)
+    monkeypatch.setenv("TEACHER_LEDGER", place.url)
+    assert "key ada: 1 event, 0 of 10 spent" in verify()[1]
+    execute(place, "UPDATE keys SET granted = 500")
+    code, text, _ = verify()
+    assert (code, text.splitlines()[-1]) == (1, "NOT SOUND: 1 fault")
 
 
 def test_the_verifier_is_short_and_imports_nothing_of_ours() -> None:
@@ -283,7 +303,7 @@ def test_the_command_line(
     assert code == 1
     assert "FAULT key ada, event 9: a client holds its receipt, but the chain ends at event 8" in text
     code, text, _ = teacher("verify", "--receipts", receipts, "--key", "bob")
-    assert (code, "note: 6 receipts are of other keys, and were not compared" in text) == (0, True)
+    assert (code, "note: not compared, as of other keys: 6 receipts" in text) == (0, True)
     execute(place, "UPDATE keys SET granted = 500 WHERE id = 1")
     code, text, _ = teacher("verify", "--json")
     assert (code, json.loads(text)["faults"][0]["key"]) == (1, "ada")

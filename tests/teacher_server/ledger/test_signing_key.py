@@ -13,11 +13,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from shared.wire.error_codes import ErrorCode
 from shared.wire.signatures import fingerprint
+from teacher_server.cli import main
 from teacher_server.errors import OperatorError, Refusal
 from teacher_server.ledger.audit.auditing import audit_ledger
-from teacher_server.ledger.chain.signing import create_private_key, next_key_file, read_private_key
+from teacher_server.ledger.chain.signing import (
+    create_private_key,
+    next_key_file,
+    read_private_key,
+    retired_key_file,
+)
 from teacher_server.ledger.keys.issuing import list_keys
 from teacher_server.ledger.ledger import Ledger
+from teacher_server.ledger.lifecycle.backup import back_up
 from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 from tests.ledger_places import LedgerPlace, postgresql_place, sqlite_place
@@ -137,6 +144,35 @@ def test_a_rotation_is_seen_by_whoever_has_the_ledger_open(place: LedgerPlace) -
         assert place.signing_key.stat().st_mode & 0o777 == 0o600
         assert not next_key_file(place.signing_key).exists()
         assert audit_ledger(owner, pin=signers[0]).is_sound
+
+
+def test_a_backup_from_before_a_rotation_is_put_to_use_with_the_key_that_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, copy = sqlite_place(tmp_path), tmp_path / "copy.db"
+    with place.open(create=True) as database:
+        key = new_key(database)
+        old = charge(Ledger(database), key, "0", 1).signed.signing_key
+        back_up(database, copy)
+    monkeypatch.setattr(sys, "argv", ["teacher", "ledger", "rotate-signing-key", "--ledger", place.url])
+    with pytest.raises(SystemExit):
+        main()
+    kept = retired_key_file(place.signing_key, old)
+    assert f"Backups from before need the old private key, which is in {kept}: " in capsys.readouterr().out
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert fingerprint(read_private_key(kept).public_key()) == old
+
+    file = Path(place.url.removeprefix("sqlite:///"))
+    for suffix in ("-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+    copy.replace(file)
+    with place.open() as database:
+        with pytest.raises(Refusal) as refusal:
+            charge(Ledger(database), key, "1", 1)
+        assert f"Put it back from {kept}" in str(refusal.value.__cause__)
+        kept.replace(place.signing_key)
+        assert charge(Ledger(database), key, "1", 1).signed.signing_key == old
+        assert audit_ledger(database).faults == []
 
 
 KILLED_AT = {
