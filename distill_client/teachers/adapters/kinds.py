@@ -11,13 +11,14 @@ from distill_client.errors import ConfigError
 from distill_client.teachers.adapters.adapter import Adapter
 from distill_client.teachers.adapters.http_teacher import HttpTeacher
 from distill_client.teachers.adapters.huggingface import HuggingFaceAdapter, HuggingFaceFile
+from distill_client.teachers.adapters.open_inference import OpenInferenceAdapter
+from distill_client.teachers.adapters.v2_file import OpenInferenceFile
 from distill_client.teachers.manners.asking import Manners
 from distill_client.teachers.teacher_file import TeacherFile
 from distill_client.teachers.transport import Transport
 
-# A union of one for now; each kind is added with its adapter.
-AnyTeacherFile = Annotated[HuggingFaceFile, Field(discriminator=None)]
-_FILES: TypeAdapter[HuggingFaceFile] = TypeAdapter(AnyTeacherFile)
+AnyTeacherFile = Annotated[HuggingFaceFile | OpenInferenceFile, Field(discriminator="kind")]
+_FILES: TypeAdapter[HuggingFaceFile | OpenInferenceFile] = TypeAdapter(AnyTeacherFile)
 
 
 def load_teacher_file(path: Path) -> TeacherFile:
@@ -36,8 +37,11 @@ def load_teacher_file(path: Path) -> TeacherFile:
 
 def make_adapter(file: TeacherFile) -> Adapter:
     """The adapter for a file's kind."""
-    if isinstance(file, HuggingFaceFile):
-        return HuggingFaceAdapter(file)
+    match file:
+        case HuggingFaceFile():
+            return HuggingFaceAdapter(file)
+        case OpenInferenceFile():
+            return OpenInferenceAdapter(file)
     raise AssertionError(f"no adapter for kind {file.kind}")
 
 

@@ -1,13 +1,18 @@
-"""From named scores to an answer's values, in our classes."""
+"""From a teacher's scores, by name or in order, to an answer's values in our classes."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill_client.errors import TeacherProtocolError
 from distill_client.teachers.protocol import Values
 from distill_client.teachers.teacher_file import TeacherFile
 from shared.wire.contracts import Disclosure
+
+# What a row of a distribution may have over 1, class by class: numbers that were rounded to two decimals.
+_ROUNDING = 0.005
 
 
 def probabilities_of(scores: Sequence[Mapping[str, float]], file: TeacherFile) -> Values:
@@ -15,17 +20,86 @@ def probabilities_of(scores: Sequence[Mapping[str, float]], file: TeacherFile) -
 
     Raises TeacherProtocolError for a name that is none of the file's classes, or a score outside 0 to 1.
     """
+    return distributions_of(arrange_by_name(scores, file), file)
+
+
+def arrange_by_name(scores: Sequence[Mapping[str, float]], file: TeacherFile) -> NDArray[np.float64]:
+    """Each image's scores by class name, as float64 N x K, NaN for what was not named.
+
+    Raises TeacherProtocolError for a name that is none of the file's classes.
+    """
     index = {name: position for position, name in enumerate(file.classes)}
-    values_nk = np.full((len(scores), len(index)), np.nan, np.float32)
+    values_nk = np.full((len(scores), len(index)), np.nan)
     for row, named in enumerate(scores):
         for name, score in named.items():
             if name not in index:
                 raise TeacherProtocolError(f"the teacher answered {name!r}, which is none of the file's classes")
-            if not 0 <= score <= 1 + 1e-6:
-                raise TeacherProtocolError(f"the teacher gave {name!r} a score of {score}; allowed are 0 to 1")
-            values_nk[row, index[name]] = min(score, 1.0)
+            values_nk[row, index[name]] = score
+    return values_nk
+
+
+def distributions_of(values_nk: NDArray[np.float64], file: TeacherFile, *, are_logits: bool = False) -> Values:
+    """Scores in the order of the file's classes, as an answer's values; logits go through softmax first.
+
+    A row with a number that is infinite, or NaN all over, was paid for and says nothing: it is all NaN, or -1.
+    Raises TeacherProtocolError when that is so of every row, and for what is no distribution.
+    """
+    values_nk = values_nk.copy()
+    values_nk[np.isinf(values_nk).any(axis=1)] = np.nan
+    if np.isnan(values_nk).all():
+        raise TeacherProtocolError("the teacher answered with no finite number at all")
+    if are_logits:
+        values_nk = _softmax(values_nk)
+    low, high = np.nanmin(values_nk), np.nanmax(values_nk)
+    if low < 0 or high > 1 + 1e-6:
+        found = low if low < 0 else high
+        raise TeacherProtocolError(
+            f"the teacher gave {_name_of(found, values_nk, file)} a score of {found:g}; allowed are 0 to 1 (where they "
+            "are logits, the teacher's file must say so)"
+        )
+    together = np.nansum(values_nk, axis=1).max()
+    if together > 1 + max(1e-3, _ROUNDING * len(file.classes)):
+        raise TeacherProtocolError(
+            f"the teacher gave the classes of one image scores of {together:g} together; allowed is 1"
+        )
+    values_nk = np.minimum(values_nk, 1.0).astype(np.float32)
     if Disclosure.parse(file.answers).kind != "label":
         return values_nk
     known = np.where(np.isnan(values_nk), -1.0, values_nk)
     labels_n: Values = np.where(known.max(axis=1) < 0, -1, known.argmax(axis=1)).astype(np.int64)
     return labels_n
+
+
+def require_all_named(scores: Sequence[Mapping[str, float]], file: TeacherFile) -> None:
+    """Refuse a row with fewer classes than the file says are disclosed, which would pass for a cut-off.
+
+    Raises TeacherProtocolError that says what to write into the file.
+    """
+    disclosed, classes = Disclosure.parse(file.answers), len(file.classes)
+    wanted = {"probabilities": classes, "top-k": min(disclosed.k, classes), "label": 1}[disclosed.kind]
+    for named in scores:
+        if len(named) < wanted:
+            raise TeacherProtocolError(
+                f"the teacher named {len(named)} classes, and answers = {file.answers!r} with {classes} classes means "
+                f'{wanted}; where it never names more, write answers = "top-k:{max(1, len(named))}"'
+            )
+
+
+def class_by_number(name: str, file: TeacherFile) -> str:
+    """A name such as LABEL_3, or 3 alone, that a model without names gives, as the class in that place.
+
+    A name that is one of the classes stays what it is, and so does any other name.
+    """
+    found = None if name in file.classes else re.fullmatch(r"(?:LABEL_)?([0-9]{1,6})", name)
+    return file.classes[int(found[1])] if found and int(found[1]) < len(file.classes) else name
+
+
+def _softmax(logits_nk: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Row by row; a row with a NaN is all NaN."""
+    shifted = np.exp(logits_nk - logits_nk.max(axis=1, keepdims=True))
+    scaled: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return scaled
+
+
+def _name_of(score: float, values_nk: NDArray[np.float64], file: TeacherFile) -> str:
+    return repr(file.classes[int(np.argwhere(values_nk == score)[0][1])])
