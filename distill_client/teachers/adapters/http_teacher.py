@@ -61,7 +61,10 @@ class HttpTeacher:
         request = self._adapter.request(images_nhwc, idempotency_key)
 
         def attempt() -> Answer:
-            return self._adapter.read(self._transport.send(request), len(images_nhwc))
+            reply = self._transport.send(request)
+            answer = self._adapter.read(reply, len(images_nhwc))
+            self._manners.heed(reply.headers)
+            return answer
 
         settles = self._adapter.capabilities.honours_idempotency
         answer = self._manners.ask(attempt, where=self._transport.where, purchase=attempts, settles=settles)

@@ -134,15 +134,16 @@ def _values(tensor: Tensor, images: int, file: OpenInferenceFile) -> Values:
 def _ranked(entries: list[str], images: int, file: OpenInferenceFile) -> Values:
     """``value:index[:label]``; the label counts where it is given, and a value of nan says nothing but the label."""
     width = len(entries) // images
+    if not width:
+        raise TeacherProtocolError("the teacher named no class")
     values_nk = np.full((images, len(file.classes)), np.nan)
     labels_n = np.full(images, -1, np.int64)
     for place, entry in enumerate(entries):
         value, name = _split(entry, file)
-        row_k = arrange_by_name([{name: value}], file)[0]
-        at = file.classes.index(name)
-        values_nk[place // width, at] = row_k[at]
-        if place % width == 0:
-            labels_n[place // width] = at
+        for at in np.flatnonzero(arrange_by_name([{name: 1.0}], file)[0] == 1):  # one class, or none
+            values_nk[place // width, at] = value
+            if place % width == 0:
+                labels_n[place // width] = at
     if Disclosure.parse(file.answers).kind == "label":
         return labels_n
     return distributions_of(values_nk, file)

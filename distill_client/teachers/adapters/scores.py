@@ -54,17 +54,17 @@ def distributions_of(values_nk: NDArray[np.float64], file: TeacherFile, *, are_l
     if low < 0 or high > 1 + 1e-6:
         found = low if low < 0 else high
         raise TeacherProtocolError(
-            f"the teacher gave {_name_of(found, values_nk, file)} a score of {found:g}; allowed are 0 to 1 (where they "
-            "are logits, the teacher's file must say so)"
+            f"the teacher gave {_name_of(found, values_nk, file)} a score of {found:g}; allowed are 0 to 1 (the "
+            "teacher's file must say where they are logits)"
         )
     together = np.nansum(values_nk, axis=1).max()
     if together > 1 + max(1e-3, _ROUNDING * len(file.classes)):
         raise TeacherProtocolError(
             f"the teacher gave the classes of one image scores of {together:g} together; allowed is 1"
         )
-    values_nk = np.minimum(values_nk, 1.0).astype(np.float32)
+    disclosed_nk: Values = np.minimum(values_nk, 1.0).astype(np.float32)
     if Disclosure.parse(file.answers).kind != "label":
-        return values_nk
+        return disclosed_nk
     known = np.where(np.isnan(values_nk), -1.0, values_nk)
     labels_n: Values = np.where(known.max(axis=1) < 0, -1, known.argmax(axis=1)).astype(np.int64)
     return labels_n
@@ -80,7 +80,7 @@ def require_all_named(scores: Sequence[Mapping[str, float]], file: TeacherFile) 
     for named in scores:
         if len(named) < wanted:
             raise TeacherProtocolError(
-                f"the teacher named {len(named)} classes, and answers = {file.answers!r} with {classes} classes means "
+                f"the teacher named {len(named)} classes; answers = {file.answers!r} of {classes} classes means "
                 f'{wanted}; where it never names more, write answers = "top-k:{max(1, len(named))}"'
             )
 

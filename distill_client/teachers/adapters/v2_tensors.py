@@ -122,7 +122,8 @@ def _from_bytes(where: str, datatype: object, raw: bytes) -> Elements:
         if len(raw) % dtype.itemsize:
             raise TeacherProtocolError(f"{where}: {len(raw)} bytes are no whole number of {datatype}")
         return np.frombuffer(raw, dtype).astype(np.float64)
-    texts, at = [], 0
+    texts: list[str] = []
+    at = 0
     while at < len(raw):
         start = at + _LENGTH_BYTES
         end = start + int.from_bytes(raw[at:start], "little")
