@@ -39,13 +39,12 @@ class TeacherError(DistillError):
 
 
 class TeacherRefused(TeacherError):
-    """The teacher said no, and would say it again."""
+    """The teacher said no, and would say it again; few charge for that."""
 
-    charged = "no"
-
-    def __init__(self, message: str, *, code: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", charged: Charged = "no") -> None:
         super().__init__(message)
         self.code = code
+        self.charged = charged
 
 
 class BudgetExhausted(TeacherRefused):

@@ -1,6 +1,9 @@
 """Sending one HTTP request and getting its reply; the client's only import of an HTTP library."""
 
-from collections.abc import Iterator, Mapping
+import json
+import logging
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -16,21 +19,27 @@ _TIMEOUT_S, _CONNECT_TIMEOUT_S = 60.0, 5.0
 _TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
 # Of these, what comes before a byte of the request has left.
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+# They tell of every address and header, keys among them, to whoever turns logging on.
+for _talker in ("httpx2", "httpcore2"):
+    logging.getLogger(_talker).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """What is sent; ``url`` is relative to the transport's address, or absolute."""
+    """What is sent; ``url`` is relative to the transport's address, or absolute. Keys in it are never shown."""
 
     method: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes = b""
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    content: bytes = field(default=b"", repr=False)
+
+
+Sign = Callable[[HttpRequest], HttpRequest]
 
 
 @dataclass(frozen=True)
 class HttpReply:
-    """What came back; ``headers`` are found in any case. ``url`` is where it came from, for messages."""
+    """What came back; ``headers`` are found in any case. ``url`` is where it came from, for messages: no query."""
 
     status: int
     headers: Mapping[str, str]
@@ -46,14 +55,25 @@ class HttpReply:
 class Transport:
     """Connections to one teacher, used from several threads. Redirects are not followed: a key goes nowhere else."""
 
-    def __init__(self, client: httpx2.Client) -> None:
+    def __init__(self, client: httpx2.Client, *, sign: Sign | None = None, secrets: Sequence[str] = ()) -> None:
         self._client = client
+        self._sign = sign
+        self._hidden = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
 
     @classmethod
-    def to(cls, url: str, *, headers: Mapping[str, str], deadline_s: float) -> Self:
+    def to(
+        cls,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        deadline_s: float,
+        sign: Sign | None = None,
+        secrets: Sequence[str] = (),
+    ) -> Self:
         """Connections to ``url`` (http or https), each request with ``headers``.
 
-        Raises ConfigError for an address that cannot be used.
+        ``sign`` is applied to every request right before it is sent. Where a reply repeats one of ``secrets``, it is
+        struck out, so that no message can hold it. Raises ConfigError for an address that cannot be used.
         """
         try:
             address = httpx2.URL(url)
@@ -70,7 +90,9 @@ class Transport:
                 timeout=timeout,
                 follow_redirects=False,
                 verify=trusted_authorities(),
-            )
+            ),
+            sign=sign,
+            secrets=secrets,
         )
 
     @property
@@ -80,16 +102,35 @@ class Transport:
 
     def send(self, request: HttpRequest) -> HttpReply:
         """Send once. Raises Retryable when no reply came, TeacherProtocolError for one that cannot be read."""
+        if self._sign is not None:
+            request = self._sign(request)
         built = self._client.build_request(
             request.method, request.url, headers=dict(request.headers), content=request.content or None
         )
-        with _failures(str(built.url)):
+        where = str(built.url.copy_with(query=None, fragment=None))
+        with _failures(where):
             response = self._client.send(built)
-        return HttpReply(response.status_code, response.headers, response.content, str(built.url))
+        content = response.content
+        for secret in self._hidden:
+            content = content.replace(secret, b"[secret]")
+        return HttpReply(response.status_code, response.headers, content, where)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _forms(secret: str) -> set[bytes]:
+    """A secret as a server may repeat it: as it is, quoted as in an address, escaped as in JSON."""
+    return {
+        form.encode("utf-8")
+        for form in (
+            secret,
+            urllib.parse.quote(secret, safe=""),
+            urllib.parse.quote_plus(secret),
+            json.dumps(secret)[1:-1],
+        )
+    }
 
 
 @contextmanager

@@ -1,14 +1,20 @@
 """RateLimit-Policy and RateLimit, as of draft-ietf-httpapi-ratelimit-headers-10: what a key's limits are and leave.
 
+The server writes both; the client reads ``RateLimit``, anybody's.
+
 ``images`` is no unit that the draft knows, so each policy says its unit in a parameter of our own.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 HEADER_RATE_LIMIT_POLICY = "RateLimit-Policy"
 HEADER_RATE_LIMIT = "RateLimit"
 UNIT = 'teacher-unit="images"'
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_ITEM = re.compile(rf'(?P<name>{_QUOTED}|[A-Za-z*][^\s;,"]*)(?P<parameters>(?:[^,"]|{_QUOTED})*)')
+_PARAMETER = re.compile(r";\s*(?P<name>[a-z*][a-z0-9_.*-]*)=(?P<value>[0-9]{1,15})(?=\s*(?:;|$))")
 _INTEGER_MAX = 10**15 - 1  # the largest that a structured field may hold
 
 
@@ -43,3 +49,23 @@ def _policy(limit: RateLimit) -> str:
 def _state(limit: RateLimit) -> str:
     reset = "" if limit.resets_after_s is None else f";t={limit.resets_after_s}"
     return f'"{limit.name}";r={min(limit.remaining, _INTEGER_MAX)}{reset}'
+
+
+@dataclass(frozen=True)
+class LimitState:
+    """What another's ``RateLimit`` field says of one limit; ``resets_after_s`` is None where it says nothing."""
+
+    name: str
+    remaining: int
+    resets_after_s: int | None = None
+
+
+def read_rate_limit(value: str) -> list[LimitState]:
+    """The limits in a ``RateLimit`` field; what cannot be read of it is passed over, for it is only advice."""
+    states = []
+    for item in _ITEM.finditer(value[:8192]):
+        parameters = re.sub(_QUOTED, "", item["parameters"])
+        numbers = {found["name"]: int(found["value"]) for found in _PARAMETER.finditer(parameters)}
+        if "r" in numbers:
+            states.append(LimitState(item["name"].strip('"'), numbers["r"], numbers.get("t")))
+    return states

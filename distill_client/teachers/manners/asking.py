@@ -1,14 +1,16 @@
 """Asking until there is an answer that asking again would not change, or the deadline passes."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Protocol, TypeVar
 
 import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from distill_client.teachers.manners.limiter import Limiter
+from distill_client.teachers.manners.limiter import Limiter, NoPlace, Place
 from distill_client.teachers.manners.patience import Patience, Retryable
+from distill_client.teachers.manners.pauses import spent_limit_s
 
 _FIRST_PAUSE_S, _PAUSE_S_MAX = 0.4, 10.0
 Answer = TypeVar("Answer")
@@ -75,21 +77,37 @@ class Manners:
         try:
             for retry in stamina.retry_context(on=backoff, attempts=None, timeout=None):
                 with retry:
-                    return attempt() if purchase is None else self._purchase(attempt, purchase)
+                    return attempt() if purchase is None else self._purchase(attempt, purchase, patience)
         except Retryable as error:
             is_purchase = purchase is not None
             raise patience.exhausted(error, where, is_purchase=is_purchase, settles=settles) from error
         raise AssertionError("unreachable: the retry loop returns or raises")
 
-    def _purchase(self, attempt: Callable[[], Answer], purchase: Attempts) -> Answer:
-        with self.limiter.place() as sent_at:
+    def heed(self, headers: Mapping[str, str]) -> None:
+        """Send nothing more until a limit that an answer's headers say is used up is there again."""
+        if (pause_s := spent_limit_s(headers)) is not None:
+            self.limiter.pause(pause_s)
+
+    def _purchase(self, attempt: Callable[[], Answer], purchase: Attempts, patience: Patience) -> Answer:
+        with self._place(patience) as place:
+            patience.waited(place.waited_s)
             purchase.begins()
             try:
                 answer = attempt()
             except Exception as error:
                 purchase.failed(error)
                 if isinstance(error, Retryable) and error.pressure:
-                    self.limiter.pushed_back(sent_at, error.after_s)
+                    self.limiter.pushed_back(place.had_at, error.after_s)
                 raise
         self.limiter.succeeded()
         return answer
+
+    @contextmanager
+    def _place(self, patience: Patience) -> Iterator[Place]:
+        with ExitStack() as held:
+            try:
+                place = held.enter_context(self.limiter.place(self.deadline_s))
+            except NoPlace as error:
+                patience.give_up()
+                raise Retryable(str(error), after_s=error.after_s) from error
+            yield place

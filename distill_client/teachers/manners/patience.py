@@ -44,19 +44,28 @@ class Patience:
         self._charged: Charged = "no"
         self._until: datetime | None = None
 
+    def waited(self, seconds: float) -> None:
+        """So long was waited for a place among the requests in flight, which is not the teacher's failing."""
+        self._ends += seconds
+        self._pauses_s += seconds
+
+    def give_up(self) -> None:
+        """Whatever comes next is the last."""
+        self._ends = time.monotonic()
+
     def decide(self, error: Retryable) -> bool | float:
         """Whether to ask again: False, True for the usual growing pause, or the seconds to wait."""
         if error.charged == "unknown":  # and stays so until there is an answer
             self._charged = "unknown"
         left_s, after_s = self._ends - time.monotonic(), error.after_s
-        if left_s <= 0:
-            return False
         if after_s is None:
-            return True
-        if error.pressure == "throttled" and self._may_pause(after_s):
+            return left_s > 0
+        if left_s > 0 and error.pressure == "throttled" and self._may_pause(after_s):
             self._ends += after_s
             self._pauses_s += after_s
             return after_s
+        if left_s <= 0 and after_s <= self._deadline_s:
+            return False
         if after_s > left_s:
             self._until = datetime.now(UTC) + timedelta(seconds=min(after_s, _PAUSE_S_MAX))
             return False

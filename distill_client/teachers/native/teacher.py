@@ -146,6 +146,8 @@ class NativeTeacher:
             reply = self._transport.send(request)
             if not reply.is_success:
                 raise failure_of(reply.status, reply.headers, reply.content, reply.url)
+            if is_purchase:
+                self._manners.heed(reply.headers)
             return reply
 
         purchase = Uncounted() if is_purchase else None
