@@ -1,7 +1,7 @@
 """How long a reply asks to be left alone: by its headers or, where vendors put it there, by its body.
 
-Read are ``retry-after-ms``, ``Retry-After`` in both forms, ``RateLimit`` of the IETF draft and the fields of its older
-forms, OpenAI's ``x-ratelimit-reset-*``, Google's ``RetryInfo`` and Hugging Face's ``estimated_time``.
+Read are ``retry-after-ms``, ``Retry-After`` in both forms, ``RateLimit`` of the IETF draft and the fields of its
+older forms, OpenAI's ``x-ratelimit-reset-*``, Google's ``RetryInfo`` and Hugging Face's ``estimated_time``.
 """
 
 import math
