@@ -31,6 +31,7 @@ Noise = Annotated[
     str | None,
     typer.Option(help=f"on log-probabilities, the same whenever an image is sent: {NOISE_ALLOWED}; or none"),
 ]
+_WIDE = 110  # columns in which a table of keys fits as it is
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -74,13 +75,7 @@ def list_keys(ledger: Ledger, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps({"keys": reports}))
         return
-    table = Table()
-    for header in ("name", "granted", "spent", "remaining", "per day", "per s", "disclosure", "status", "expires"):
-        table.add_column(header, overflow="fold")
-    for report in reports:
-        names = ("name", "granted", "spent", "remaining", "images_per_day", "images_per_second", "disclosure")
-        table.add_row(*[_cell(report[name]) for name in (*names, "status", "expires")])
-    out.print(table)
+    out.print(_keys_table(reports))
 
 
 @app.command("show")
@@ -214,6 +209,20 @@ def _key_report(key: ledger_keys.Key) -> dict[str, Any]:
         "expires": key.expires_at,
         "revoked": key.revoked_at,
     }
+
+
+def _keys_table(reports: list[dict[str, Any]]) -> Table:
+    """On a narrow terminal what is long is folded, no heading and no number."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    folded = {"name": None, "disclosure": 10, "expires": 10}
+    for header in ("name", "granted", "spent", "remaining", "per day", "per s", "disclosure", "status", "expires"):
+        width = folded.get(header) if out.width < _WIDE else None
+        table.add_column(header, overflow="fold", width=width, no_wrap=header not in folded)
+    for report in reports:
+        names = ("name", "granted", "spent", "remaining", "images_per_day", "images_per_second", "disclosure")
+        cells = [_cell(report[name]) for name in (*names, "status")]
+        table.add_row(*cells, _cell(report["expires"])[:19].replace("T", " "))  # may be folded between them
+    return table
 
 
 def _cell(value: object) -> str:

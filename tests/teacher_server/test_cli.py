@@ -103,6 +103,24 @@ def test_list_shows_every_key_and_no_secret(ledger_url: str) -> None:
         assert all(secret not in text and secret.split("-", 2)[2] not in text for secret in secrets)
 
 
+def test_a_list_on_a_narrow_terminal_cuts_no_heading(ledger_url: str) -> None:
+    words = ("--ledger", ledger_url, "--name", "distiller", "--budget", "10000000", "--expires", "2099-12-31")
+    run("keys", "create", *words, "--disclosure", "top-k:3", "--images-per-day", "100000", "--images-per-second", "9")
+    done = shell("keys", "list", "--ledger", ledger_url, COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    head = done.stdout.splitlines()[0]
+    assert " ".join(head.split()) == "name granted spent remaining per day per s disclosure status expires"
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert done.stdout.split()[11:18] == ["distiller", "10000000", "0", "10000000", "100000", "9", "top-k:3"]
+    assert "2100-01-01" in done.stdout
+
+
+def test_a_key_may_be_made_to_last(ledger_url: str) -> None:
+    words = ("--ledger", ledger_url, "--name", "ada", "--budget", "1", "--expires")
+    assert run_json("keys", "create", *words, "never")["expires"] is None
+    assert "expires is ''" in mistake("keys", "create", *words, "")
+
+
 def test_grant_and_revoke_while_a_server_has_the_ledger(database: Database, ledger_url: str) -> None:
     with hold_for_server(ledger_url):
         secret = run_json("keys", "create", "--ledger", ledger_url, "--name", "ada", "--budget", "2")["key"]

@@ -138,7 +138,7 @@ def test_secrets_that_are_not_allowed_are_named_but_not_shown(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ) -> None:
     monkeypatch.setenv(f"TEACHER_{name.upper()}", text)
-    with pytest.raises(OperatorError, match=f"{name}.*allowed is") as error:
+    with pytest.raises(OperatorError, match=f"^settings: {name}: allowed is") as error:
         TeacherSettings.load(**REQUIRED)
     assert "S3CR3T" not in str(error.value)
 

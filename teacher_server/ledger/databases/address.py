@@ -15,16 +15,14 @@ _POSTGRESQL = ("postgresql", "postgresql+psycopg", "postgres")
 
 @dataclass(frozen=True)
 class LedgerAddress:
-    """A parsed ledger URL. ``file`` is set for SQLite only, ``scheme`` is what its user wrote before ``://``."""
+    """A parsed ledger URL. ``file`` is set for SQLite only.
+
+    ``shown`` is the URL for people and logs: as it was given, but with a file's whole path, or a password masked.
+    """
 
     url: URL
     file: Path | None
-    scheme: str = "sqlite"
-
-    @property
-    def shown(self) -> str:
-        """The URL for people and logs, as it was given, but that a password in it is masked."""
-        return f"sqlite:///{self.file}" if self.file else _masked(self.url.set(drivername=self.scheme))
+    shown: str
 
     def signing_key_file(self, given: Path | None) -> Path | None:
         """Where the private signing key is: where told, else beside a SQLite ledger; else nobody knows."""
@@ -47,7 +45,8 @@ def parse_ledger_url(url: str) -> LedgerAddress:
     if parsed.drivername in _POSTGRESQL:
         if not parsed.database:
             raise OperatorError(f"ledger {_masked(parsed)} names no database; allowed is {ALLOWED}")
-        return LedgerAddress(parsed.set(drivername="postgresql+psycopg"), None, parsed.drivername)
+        shown = _masked(parsed) if _secrets_in(parsed) or parsed.password else url
+        return LedgerAddress(parsed.set(drivername="postgresql+psycopg"), None, shown)
     if parsed.drivername not in _SQLITE or not parsed.database or parsed.database == ":memory:":
         raise OperatorError(
             f"ledger is {_masked(parsed)!r}; allowed is {ALLOWED} (sqlite: three slashes, then a path)"
@@ -59,7 +58,7 @@ def parse_ledger_url(url: str) -> LedgerAddress:
         raise OperatorError(f"ledger is {url!r}, but the folder {file.parent} does not exist")
     if file.is_dir():
         raise OperatorError(f"ledger is {url!r}, which is a folder; allowed is a file")
-    return LedgerAddress(parsed, file)
+    return LedgerAddress(parsed, file, f"sqlite:///{file}")
 
 
 def beside_ledger(url: str, suffix: str) -> Path | None:
@@ -69,5 +68,9 @@ def beside_ledger(url: str, suffix: str) -> Path | None:
 
 
 def _masked(url: URL) -> str:
-    secret = [name for name in url.query if "password" in name.lower()]
-    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+    shown = url.update_query_dict(dict.fromkeys(_secrets_in(url), "***")).render_as_string(hide_password=True)
+    return shown.replace("%2A%2A%2A", "***")
+
+
+def _secrets_in(url: URL) -> list[str]:
+    return [name for name in url.query if "password" in name.lower()]

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from teacher_server.errors import OperatorError, Refusal
 from teacher_server.ledger.audit.audit_lines import write_export
@@ -171,8 +172,26 @@ def test_no_room_for_the_copy(here: LedgerPlace, tmp_path: Path) -> None:
 def test_postgresql_is_told_its_own_way(postgresql: PostgreSQL, tmp_path: Path) -> None:
     place = postgresql_place(tmp_path, postgresql)
     write_history(place)
-    with place.open() as database, pytest.raises(OperatorError, match="pg_dump"):
+    with place.open() as database, pytest.raises(OperatorError, match="pg_dump") as refused:
         back_up(database, tmp_path / "copy.db")
+    assert str(refused.value).startswith(f"{place.url} is a PostgreSQL ledger"), "as its owner wrote it"
+
+
+def test_a_ledger_and_what_is_beside_it_and_its_copy_are_their_owners_alone(tmp_path: Path) -> None:
+    """It holds hashes of secrets, and what was answered to whom."""
+    before = os.umask(0)
+    try:
+        place = sqlite_place(tmp_path)
+        write_history(place)
+        with place.open() as database:
+            with database.writing() as connection:
+                connection.execute(text("UPDATE ledger SET created_at = created_at"))
+            back_up(database, tmp_path / "copy.db")
+            modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm", "copy.db"):
+        assert modes[name] == 0o600, name
 
 
 def test_the_command_line(here: LedgerPlace, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from teacher_server.ledger.databases.address import parse_ledger_url
 from tests.ledger_places import sqlite_place
 from tests.reliability.processes import ForkServer, wait_until
 from tests.teacher_server.security.conftest import Serve
@@ -45,6 +46,20 @@ def told_by(forks: ForkServer, folder: Path, *words: str, env: dict[str, str] | 
         file.unlink(missing_ok=True)
     code = forks.start("teacher", *words, log=log, env=env).wait()
     return code, log.read_text() + log.with_suffix(".out").read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ada@h/ledger?host=/run/x", "postgresql://ada@h/ledger?host=/run/x"),
+        ("postgres://ada@h/ledger", "postgres://ada@h/ledger"),
+        (f"postgresql://ada:{PASSWORD}@h:1/ledger", "postgresql://ada:***@h:1/ledger"),
+        (f"postgresql+psycopg://ada:{PASSWORD}@h/ledger", "postgresql+psycopg://ada:***@h/ledger"),
+        (f"postgresql://ada@h/ledger?password={PASSWORD}", "postgresql://ada@h/ledger?password=***"),
+    ],
+)
+def test_an_url_is_shown_as_it_was_written_but_for_its_password(url: str, shown: str) -> None:
+    assert parse_ledger_url(url).shown == shown
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
