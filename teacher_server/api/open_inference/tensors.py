@@ -101,6 +101,8 @@ def _from_json(tensor: InputTensor) -> Body:
         found: NDArray[np.object_] = np.array(tensor.data, dtype=object)
     except ValueError as error:  # deeper than an array can be
         raise _invalid("inputs.0.data cannot be read as an array") from error
+    if found.ndim > max(1, len(tensor.shape)):
+        raise _invalid(f"inputs.0.data is nested {found.ndim} deep; inputs.0.shape is {tensor.shape}")
     _require_kinds(found, tensor.datatype)
     if found.size != math.prod(tensor.shape) or (found.ndim > 1 and list(found.shape) != tensor.shape):
         raise _invalid(f"inputs.0.data has the shape {list(found.shape)}; inputs.0.shape is {tensor.shape}")
