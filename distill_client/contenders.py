@@ -19,7 +19,7 @@ from distill_client.randomness import torch_generator
 from distill_client.student.checkpoint import Checkpoint
 from distill_client.student.ensemble import Ensemble, prior_shift
 from distill_client.student.lessons import Lessons
-from distill_client.student.losses import Loss, choose_loss, targets_for
+from distill_client.student.losses import Loss, targets_for
 from distill_client.student.networks import create_student
 from distill_client.student.targets import answered_rows, targets_from_values, top_classes
 from distill_client.student.training import train_student
@@ -34,7 +34,7 @@ Heard = Callable[[int, int, float], None]  # (step, steps, loss) of a training
 
 
 def prepare_lessons(
-    config: RunConfig, pool: Pool, bought: LabelledImages, held_out_n: NDArray[np.bool_], loss: Loss | None = None
+    config: RunConfig, pool: Pool, bought: LabelledImages, held_out_n: NDArray[np.bool_], loss: Loss
 ) -> dict[str, Lessons]:
     """What each contender is taught by ``loss``; ``bought`` starts with the pool's images, in the pool's order.
 
@@ -42,7 +42,6 @@ def prepare_lessons(
     where nothing is left to learn from.
     """
     classes, pool_images = len(pool.class_names), len(pool.images_nhwc)
-    loss = loss or choose_loss("not told", bought.values, config.training.tail)
     taught = ~held_out_n & answered_rows(bought.values)
     in_pool = taught & (np.arange(len(taught)) < pool_images)
     bounds = config.augmentation
@@ -72,6 +71,16 @@ def prepare_lessons(
         augmentation = config.baselines.student_alone_augmentation
         lessons[STUDENT_ALONE] = Lessons(pool.images_nhwc, truth_nk, augmentation, bounds)
     return lessons
+
+
+def describe_learning(config: RunConfig, loss: Loss) -> str:
+    """How our student learns, in a line."""
+    said = [loss.sentence]
+    if loss.name == "labels" and config.label_only.ensemble:
+        said.append(f"the student also from an ensemble of {config.label_only.ensemble} students of the labels")
+    if loss.name == "labels" and config.label_only.prior_correction:
+        said.append("corrected for the prior of synthetic images")
+    return "; ".join(said)
 
 
 def _prior_shift(

@@ -12,12 +12,14 @@ import torch
 
 from distill_client.audit import audit_folder, require_same_key, trusting
 from distill_client.contenders import (
+    describe_learning,
     prepare_lessons,
+    remove_checkpoints,
     restore_network,
     save_network,
     train_contender,
 )
-from distill_client.errors import BudgetExhausted, RunStoreError
+from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
 from distill_client.material import Material, check_card, load_test
 from distill_client.plan import Plan, PlanCost, draw_held_out
 from distill_client.pool import Pool
@@ -30,7 +32,8 @@ from distill_client.results import (
     summarise,
 )
 from distill_client.run_folder import RunFolder
-from distill_client.student.targets import top_classes
+from distill_client.student.losses import Loss, choose_loss
+from distill_client.student.targets import answered_rows, top_classes
 from distill_client.synthesis.cvae import generate, train_cvae
 from distill_client.synthesis.cvae_networks import create_cvae
 from distill_client.synthesis.mixup import mix_pairs
@@ -51,6 +54,10 @@ class Reporter(Protocol):
         """A training begins; the result hears (step, steps, loss)."""
         ...
 
+    def learning(self, how: str) -> None:
+        """Trainings follow, by the loss that is named."""
+        ...
+
 
 def run(
     folder: RunFolder, material: Material, teacher: Teacher, reporter: Reporter, device: torch.device
@@ -68,6 +75,7 @@ def run(
         _buy(folder, teacher, reporter, material.forbidden, stage, render)
 
     buy("pool", lambda: [pool.images_nhwc])
+    _require_answers(folder)
     if material.cost.mixup:
         blends = (plan.first_n, plan.second_n, plan.lambda_n)
         buy("mixup", lambda: mix_pairs(pool.images_nhwc, *blends))
@@ -75,13 +83,15 @@ def run(
         buy("cvae", lambda: _generate(folder, plan, reporter, device))
 
     everything = folder.labels.labelled(*folder.labels.stages())
-    _train_all(folder, pool, everything, reporter, device)
+    loss = choose_loss(folder.record.teacher.disclosure, everything.values, folder.config.training.tail)
+    _train_all(folder, pool, everything, loss, reporter, device)
     with folder.timed("evaluate"):
         accuracies = measure_accuracies(folder, material.test, device)
         agreed = measure_agreement(folder, everything, material.test, None, device)
         agreed = keep_owner_agreement(folder, accuracies, agreed)
     audit = audit_folder(folder, teacher)
-    summary = summarise(folder, accuracies, agreed, audit, planned=asdict(material.cost), test=material.test)
+    planned = asdict(material.cost)
+    summary = summarise(folder, accuracies, agreed, audit, planned=planned, test=material.test, loss=loss)
     folder.write_summary(summary)
     export_student(folder, summary, device)
     return summary
@@ -176,6 +186,16 @@ def _buy(
         )
 
 
+def _require_answers(folder: RunFolder) -> None:
+    """Raise ConfigError where the pool's answers say nothing at all: nothing more need be paid for then."""
+    answered_n = answered_rows(folder.labels.labelled("pool").values)
+    if not answered_n.any():
+        raise ConfigError(
+            f"all {len(answered_n)} answers to the pool were rejected, so nothing more is bought: what teacher "
+            f"{folder.record.teacher.name} names is none of the run's classes; look at its label map"
+        )
+
+
 def _generate(folder: RunFolder, plan: Plan, reporter: Reporter, device: torch.device) -> Iterable[Images]:
     """CVAE images under the plan's z and conditions; the CVAE learns from the pool and the teacher's top classes."""
     config, seed, pool = folder.config.synthesis.cvae, folder.config.seed, folder.labels.labelled("pool")
@@ -190,11 +210,12 @@ def _generate(folder: RunFolder, plan: Plan, reporter: Reporter, device: torch.d
     else:
         with folder.timed("train_cvae"):
             heard = reporter.training("CVAE")
+            answered_n = answered_rows(pool.values)
             train_cvae(
                 cvae,
                 config,
-                pool.images_nhwc,
-                top_classes(pool.values),
+                pool.images_nhwc if answered_n.all() else pool.images_nhwc[answered_n],
+                top_classes(pool.values[answered_n]),
                 torch_generator(seed, "cvae.training", device),
                 lambda epoch: heard(epoch, config.epochs, float("nan")),
             )
@@ -203,13 +224,15 @@ def _generate(folder: RunFolder, plan: Plan, reporter: Reporter, device: torch.d
 
 
 def _train_all(
-    folder: RunFolder, pool: Pool, bought: LabelledImages, reporter: Reporter, device: torch.device
+    folder: RunFolder, pool: Pool, bought: LabelledImages, loss: Loss, reporter: Reporter, device: torch.device
 ) -> None:
     """Train every contender that is not trained yet."""
     held_out = draw_held_out(folder.config, len(bought.images_nhwc))
-    for contender, lessons in prepare_lessons(folder.config, pool, bought, held_out).items():
-        if folder.contender_path(contender).exists():
-            continue
+    prepared = prepare_lessons(folder.config, pool, bought, held_out, loss)
+    missing = {name: lessons for name, lessons in prepared.items() if not folder.contender_path(name).exists()}
+    if missing:
+        reporter.learning(describe_learning(folder.config, loss))
+    for contender, lessons in missing.items():
         with folder.timed(f"train_{contender}"):
             network, metrics = train_contender(
                 folder.config,
@@ -221,4 +244,4 @@ def _train_all(
             )
         folder.write_metrics(contender, metrics)
         save_network(network, folder.contender_path(contender))
-        folder.checkpoint_path(contender).unlink(missing_ok=True)
+        remove_checkpoints(folder.config, folder.checkpoint_path(contender))

@@ -14,6 +14,7 @@ from distill_client.contenders import (
     STANDARD_KD,
     STUDENT,
     STUDENT_ALONE,
+    describe_learning,
     fresh_network,
     restore_network,
     save_network,
@@ -23,7 +24,8 @@ from distill_client.plan import draw_held_out
 from distill_client.run_folder import RunFolder
 from distill_client.student.card import write_card
 from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
-from distill_client.student.targets import top_classes
+from distill_client.student.losses import Loss
+from distill_client.student.targets import answered_rows, top_classes
 from distill_client.summary import audit_summary, card_content
 from distill_client.teachers.paid.labelled import LabelledImages
 from shared.datasets import Dataset
@@ -87,7 +89,7 @@ def measure_agreement(
             raise ConfigError(f"{teacher_answers}: the run has no evaluation.dataset that these could be answers to")
         images_nhwc, teacher_n = test.images_nhwc, _read_owner_file(folder, test, teacher_answers)
     else:
-        held_out = draw_held_out(folder.config, len(bought.images_nhwc))
+        held_out = draw_held_out(folder.config, len(bought.images_nhwc)) & answered_rows(bought.values)
         images_nhwc, teacher_n = bought.images_nhwc[held_out], top_classes(bought.values[held_out])
     if len(images_nhwc) == 0:
         nothing = {"agreement": None, "standard_kd_agreement": None}
@@ -135,7 +137,7 @@ def _read_owner_file(folder: RunFolder, test: Dataset, path: Path) -> NDArray[np
     return top_classes(answers.probabilities_nk)
 
 
-def summarise(
+def summarise(  # noqa: PLR0913 - what came out, each part by its name
     folder: RunFolder,
     accuracies: dict[str, float],
     agreed: dict[str, Any],
@@ -143,6 +145,7 @@ def summarise(
     *,
     planned: dict[str, int],
     test: Dataset | None,
+    loss: Loss,
 ) -> dict[str, Any]:
     """Put together what summary.json holds; accuracies and agreement are fractions, null where not measured."""
     record = folder.record
@@ -165,7 +168,9 @@ def summarise(
             "charged_by_server": audit.charged_by_server,
             "in_audit_log": audit.in_audit_log,
             "by_phase": planned,
+            "rejected": loss.answers - loss.taught,
         },
+        "learnt_by": describe_learning(folder.config, loss),
         **audit_summary(audit),
         "seconds": folder.read_seconds(),
         "versions": record.versions,
@@ -185,5 +190,9 @@ def sample_images(folder: RunFolder, *, per_stage: int = 8) -> dict[str, tuple[N
     samples = {}
     for stage in folder.labels.stages():
         bought = folder.labels.labelled(stage, first=per_stage)
-        samples[stage] = (bought.images_nhwc, [classes[label] for label in top_classes(bought.values)])
+        labels_n = top_classes(bought.values)
+        samples[stage] = (
+            bought.images_nhwc,
+            [classes[label] if label >= 0 else "rejected" for label in labels_n.tolist()],
+        )
     return samples

@@ -65,6 +65,7 @@ def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
         "distilled_from": summary["teacher"],
         "teacher_test_accuracy": card.test_accuracy,
         "disclosure": card.disclosure,
+        "learnt_by": summary.get("learnt_by", "not recorded by earlier versions"),
         "real_images": source,
         "answers_by_phase": summary["images"]["by_phase"],
         "budget_images": folder.config.budget_images,

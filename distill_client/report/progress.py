@@ -15,14 +15,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from distill_client.teachers.paid.allowance import Allowance, money
 from distill_client.teachers.protocol import Answer
 
 
 class RunProgress:
-    """One bar per stage and training; use as a context manager."""
+    """One bar per stage and training; use as a context manager. ``allowance`` tells what an image costs, if anything."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, allowance: Allowance | None = None) -> None:
         self._console = console
+        self._allowance = allowance
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<24}"),
@@ -60,13 +62,21 @@ class RunProgress:
         def heard(answer: Answer) -> None:
             nonlocal counted
             counted += answer.charged
-            self._bars.update(task, completed=counted, note=f"{answer.remaining} images left in budget")
+            self._bars.update(task, completed=counted, note=self._left(answer.remaining))
             if not self._console.is_terminal and counted == images:
-                self._console.print(
-                    f"buying {stage}: done, {answer.remaining} images left in budget", highlight=False
-                )
+                self._console.print(f"buying {stage}: done, {self._left(answer.remaining)}", highlight=False)
 
         return heard
+
+    def _left(self, images: int) -> str:
+        left = f"{images} images left in budget"
+        if self._allowance is not None and self._allowance.price_per_image:
+            left += f", {money(self._allowance.cost_of(images), self._allowance.currency)}"
+        return left
+
+    def learning(self, how: str) -> None:
+        """See pipeline.Reporter."""
+        self._console.print(f"learning by {how}", highlight=False)
 
     def training(self, what: str) -> Callable[[int, int, float], None]:
         """See pipeline.Reporter."""

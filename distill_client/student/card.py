@@ -26,6 +26,7 @@ def render_card(content: dict[str, Any]) -> str:
         "|---|---|",
         f"| teacher | {_text(teacher['name'])}, version {_text(teacher['version'])}; it disclosed "
         f"{_text(content['disclosure'])} |",
+        f"| learnt by | {_text(content['learnt_by'])} |",
         f"| real images | {_text(content['real_images'])} |",
         f"| budget | {content['budget_images']:,} images |",
         f"| answers bought | {content['answers_bought']:,} ({phases}) |",

@@ -53,11 +53,12 @@ class Ensemble:
     ) -> tuple[torch.Tensor, Targets]:
         """Step 2 on a batch of float images_nchw and the targets that their labels give: what to train on instead."""
         blended = round(self.config.blended_fraction * len(images_nchw))
-        blends_nchw, _, _ = blend_within_batch(images_nchw, generator)
-        taught_nchw = torch.cat([blends_nchw[:blended], images_nchw[blended:]])
-        opinions_nk = self.probabilities(taught_nchw, shift_k)
+        if blended:
+            blends_nchw, _, _ = blend_within_batch(images_nchw, generator)
+            images_nchw = torch.cat([blends_nchw[:blended], images_nchw[blended:]])
+        opinions_nk = self.probabilities(images_nchw, shift_k)
         bought_nk = torch.lerp(opinions_nk[blended:], targets.named_nk[blended:], self.config.label_share)
-        return taught_nchw, Targets(torch.cat([opinions_nk[:blended], bought_nk]))
+        return images_nchw, Targets(torch.cat([opinions_nk[:blended], bought_nk]))
 
     def weights(self) -> Iterator[bytes]:
         """The bytes of all members' weights, by which a checkpoint knows its ensemble."""

@@ -104,7 +104,9 @@ class FakeTeacher:
     """Satisfies ``distill_client.teachers.protocol.Teacher``; charges once per idempotency key.
 
     ``fails_before`` and ``fails_after`` name calls, counted from 1, that are lost before or after they are charged;
-    ``misanswers`` those whose answer has one row too few. ``hold`` makes every call wait until it is set.
+    ``misanswers`` those whose answer has one row too few. An image whose digest begins with a byte below
+    ``rejects_below`` is charged and answered with nothing, as where a label map rejects what was said.
+    ``hold`` makes every call wait until it is set.
     """
 
     budget: int = 100_000
@@ -117,6 +119,7 @@ class FakeTeacher:
     fails_before: set[int] = field(default_factory=set)
     fails_after: set[int] = field(default_factory=set)
     misanswers: set[int] = field(default_factory=set)
+    rejects_below: int = 0
     is_unavailable: bool = False
     hold: threading.Event | None = None
     signer: Signer | None = None
@@ -232,6 +235,7 @@ class FakeTeacher:
             raise TeacherUnavailable(f"call {call} is lost before it is charged")
         if idempotency_key not in self._answers:
             values = answer_to(images_nhwc, self.disclosure, len(self.class_names))
+            values[[digest[0] < self.rejects_below for digest in digests]] = -1 if values.ndim == 1 else np.nan
             if self.spent + len(images_nhwc) > self.granted:
                 raise BudgetExhausted("the budget is exhausted", granted=self.granted, spent=self.spent)
             event = self.append(
@@ -271,11 +275,15 @@ class SilentReporter:
         self.stages: list[tuple[str, int, int]] = []
         self.charged: list[int] = []
         self.trainings: list[str] = []
+        self.learnt_by: list[str] = []
         self._interrupt = interrupt
 
     def buying(self, stage: str, images: int, bought: int) -> "HearAnswer":
         self.stages.append((stage, images, bought))
         return HearAnswer(self.charged)
+
+    def learning(self, how: str) -> None:
+        self.learnt_by.append(how)
 
     def training(self, what: str) -> "HearTraining":
         self.trainings.append(what)

@@ -10,16 +10,20 @@ from distill_client.contenders import (
     STUDENT_ALONE,
     fresh_network,
     prepare_lessons,
+    remove_checkpoints,
     restore_network,
     save_network,
     train_contender,
 )
-from distill_client.errors import RunStoreError
+from distill_client.errors import ConfigError, RunStoreError
 from distill_client.plan import draw_held_out
 from distill_client.pool import Pool
+from distill_client.student.ensemble import prior_shift
 from distill_client.student.lessons import Lessons
+from distill_client.student.losses import Loss, choose_loss
 from distill_client.teachers.paid.labelled import LabelledImages
-from tests.distill_client.fakes import SilentReporter, answer_to, tiny_config
+from distill_client.teachers.protocol import Values
+from tests.distill_client.fakes import Interrupted, SilentReporter, answer_to, tiny_config
 
 CPU = torch.device("cpu")
 
@@ -30,10 +34,14 @@ def some_pool(count: int = 40) -> Pool:
     return Pool(images, rng.integers(10, size=count), tuple("0123456789"))
 
 
-def bought(pool: Pool, more: int = 60) -> LabelledImages:
+def bought(pool: Pool, more: int = 60, disclosure: str = "probabilities") -> LabelledImages:
     synthetic = np.random.default_rng(1).integers(0, 256, (more, 28, 28, 1), np.uint8)
     images = np.concatenate([pool.images_nhwc, synthetic])
-    return LabelledImages(images, answer_to(images))
+    return LabelledImages(images, answer_to(images, disclosure))
+
+
+def loss_of(bought: LabelledImages) -> Loss:
+    return choose_loss("told by the values", bought.values, "lump")
 
 
 def taught(lessons: Lessons) -> np.ndarray:
@@ -54,7 +62,7 @@ def test_held_out_answers_are_so_many_and_always_the_same(fraction: float, count
 def test_nobody_learns_from_held_out_answers_and_the_baselines_only_from_the_pool() -> None:
     config, pool = tiny_config(baselines={"standard_kd_augmentation": "geometric"}), some_pool()
     whole, held_out = bought(pool), draw_held_out(tiny_config(), 100)
-    lessons = prepare_lessons(config, pool, whole, held_out)
+    lessons = prepare_lessons(config, pool, whole, held_out, loss_of(whole))
     assert set(lessons) == {STUDENT, STANDARD_KD, STUDENT_ALONE}
     assert np.array_equal(taught(lessons[STUDENT]), whole.images_nhwc[~held_out])
     assert np.allclose(lessons[STUDENT].targets_nk, answer_to(whole.images_nhwc[~held_out]), atol=1e-5)
@@ -76,7 +84,8 @@ def test_no_true_label_reaches_the_student_or_standard_kd() -> None:
     assert pool.truth_n is not None
     relabelled = Pool(pool.images_nhwc, (pool.truth_n + 1) % 10, pool.class_names)
     held_out = draw_held_out(config, 100)
-    one, other = (prepare_lessons(config, which, bought(pool), held_out) for which in (pool, relabelled))
+    whole = bought(pool)
+    one, other = (prepare_lessons(config, which, whole, held_out, loss_of(whole)) for which in (pool, relabelled))
     for contender in (STUDENT, STANDARD_KD):
         assert np.array_equal(one[contender].targets_nk, other[contender].targets_nk)
     assert not np.array_equal(one[STUDENT_ALONE].targets_nk, other[STUDENT_ALONE].targets_nk)
@@ -84,13 +93,126 @@ def test_no_true_label_reaches_the_student_or_standard_kd() -> None:
 
 def test_baselines_can_be_left_out() -> None:
     config = tiny_config(baselines={"student_alone": False, "standard_kd": False})
-    pool = some_pool()
-    assert set(prepare_lessons(config, pool, bought(pool), draw_held_out(config, 100))) == {STUDENT}
+    pool, whole = some_pool(), bought(some_pool())
+    assert set(prepare_lessons(config, pool, whole, draw_held_out(config, 100), loss_of(whole))) == {STUDENT}
+
+
+def reject(answers: LabelledImages, rows: list[int]) -> LabelledImages:
+    """The same, as a label map leaves it that knows nothing of some answers."""
+    values: Values = answers.values.copy()
+    values[rows] = -1 if values.ndim == 1 else np.nan
+    return LabelledImages(answers.images_nhwc, values)
+
+
+@pytest.mark.parametrize("disclosure", ["probabilities", "top-k:3", "label"])
+def test_nobody_learns_from_rejected_answers_and_everything_else_stays_in_its_place(disclosure: str) -> None:
+    config, pool = tiny_config(), some_pool()
+    whole, held_out = bought(pool, disclosure=disclosure), draw_held_out(config, 100)
+    rejected = [int(np.flatnonzero(~held_out)[1]), int(np.flatnonzero(held_out)[0]), 39, 40, 99]
+    partly = reject(whole, rejected)
+    some, everything = (
+        prepare_lessons(config, pool, answers, held_out, loss_of(answers)) for answers in (partly, whole)
+    )
+    for contender, images in ((STUDENT, 100), (STANDARD_KD, 40)):
+        left = [row for row in range(images) if not held_out[row] and row not in rejected]
+        assert np.array_equal(taught(some[contender]), whole.images_nhwc[left])
+        rows_n = everything[contender].rows_n
+        assert rows_n is not None
+        kept_n = np.isin(rows_n, left)
+        assert np.array_equal(some[contender].targets_nk, everything[contender].targets_nk[kept_n], equal_nan=True)
+        assert 0 < len(some[contender]) < len(everything[contender])
+    assert np.array_equal(taught(some[STUDENT_ALONE]), pool.images_nhwc)  # true labels are not the teacher's
+
+
+def test_where_every_answer_is_rejected_there_is_nothing_to_learn() -> None:
+    config, pool = tiny_config(), some_pool()
+    for rows, contenders in ((list(range(100)), "all of the 100"), (list(range(40)), "all of the 100")):
+        nothing = reject(bought(pool), rows)
+        with pytest.raises(ConfigError, match=contenders):
+            prepare_lessons(config, pool, nothing, draw_held_out(config, 100), loss_of(nothing))
+
+
+def test_labels_are_learnt_with_an_ensemble_by_the_student_alone() -> None:
+    pool, labels = some_pool(), bought(some_pool(), disclosure="label")
+    for changes in ({}, {"prior_correction": True}, {"ensemble": 0}, {"ensemble": 0, "prior_correction": True}):
+        config = tiny_config(label_only=changes)
+        held_out = draw_held_out(config, 100)
+        lessons = prepare_lessons(config, pool, labels, held_out, loss_of(labels))
+        assert lessons[STUDENT].label_only == (None if "ensemble" in changes else config.label_only)
+        shift_k = lessons[STUDENT].prior_shift_k
+        if "prior_correction" in changes:
+            taught_n = labels.values[~held_out].astype(np.int64)
+            expected_k = prior_shift(taught_n, np.flatnonzero(~held_out) < 40, 10)
+            assert shift_k is not None
+            assert np.array_equal(shift_k, expected_k)
+            assert np.abs(shift_k).max() > 0.05
+        else:
+            assert shift_k is None
+        for baseline in (STANDARD_KD, STUDENT_ALONE):
+            assert lessons[baseline].label_only is None
+            assert lessons[baseline].prior_shift_k is None
+    probabilities = prepare_lessons(config, pool, bought(pool), held_out, loss_of(bought(pool)))
+    assert (probabilities[STUDENT].label_only, probabilities[STUDENT].prior_shift_k) == (None, None)
+
+
+@pytest.mark.parametrize("killed_at", [1, 11, 20, 21, 37, 40, 41, 59])
+def test_an_ensembles_training_that_is_killed_ends_as_if_it_had_never_stopped(tmp_path: Path, killed_at: int) -> None:
+    """Two members and the student, of 20 steps each, told as 60; a killed training may only lose its own steps."""
+    config, pool = tiny_config(label_only={"ensemble": 2, "prior_correction": True}), some_pool()
+    labels = bought(pool, disclosure="label")
+    lessons = prepare_lessons(config, pool, labels, draw_held_out(config, 100), loss_of(labels))[STUDENT]
+    heard: list[int] = []
+
+    def train(path: Path, kill_at: int = 0) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+        def hear(step: int, steps: int, loss: float) -> None:
+            assert steps == 60
+            heard.append(step)
+            if step == kill_at:
+                raise Interrupted
+
+        return train_contender(config, STUDENT, lessons, device=CPU, checkpoint_path=path, progress=hear)
+
+    whole, metrics = train(tmp_path / "whole" / "student.safetensors")
+    assert heard == list(range(1, 61))
+    path = tmp_path / "killed" / "student.safetensors"
+    with pytest.raises(Interrupted):
+        train(path, killed_at)
+    heard.clear()
+    resumed, resumed_metrics = train(path)
+    assert heard == list(range(1 + (killed_at - 1) // 20 * 20, 61))  # what is finished is read, not trained again
+    assert resumed_metrics == metrics
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor)
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "student.member-0.safetensors",
+        "student.member-1.safetensors",
+        "student.safetensors",
+    ]
+    remove_checkpoints(config, path)
+    assert list(path.parent.iterdir()) == []
+    remove_checkpoints(config, path)
+
+
+def test_members_differ_and_the_student_begins_as_every_contender_does(tmp_path: Path) -> None:
+    config, pool = tiny_config(training={"steps": 1, "learning_rate": 1e-9}), some_pool()
+    labels = bought(pool, disclosure="label")
+    lessons = prepare_lessons(config, pool, labels, draw_held_out(config, 100), loss_of(labels))[STUDENT]
+    path = tmp_path / "student.safetensors"
+    network, _ = train_contender(config, STUDENT, lessons, device=CPU, checkpoint_path=path, progress=lambda *_: None)
+    starts = [fresh_network(config, image_hwc=(28, 28, 1), classes=10), network]
+    for number in range(3):
+        weights = f"student.member-{number}.initial-weights"
+        starts.append(fresh_network(config, image_hwc=(28, 28, 1), classes=10, weights=weights))
+    first = [next(iter(each.state_dict().values())) for each in starts]
+    assert torch.allclose(first[0], first[1], atol=1e-6)
+    for number, one in enumerate(first[1:]):
+        assert not any(torch.allclose(one, other, atol=1e-3) for other in first[number + 2 :])
 
 
 def test_contenders_begin_with_the_same_weights_and_are_saved_whole(tmp_path: Path) -> None:
     config, pool = tiny_config(training={"steps": 3}), some_pool()
-    lessons = prepare_lessons(config, pool, bought(pool), draw_held_out(config, 100))
+    whole = bought(pool)
+    lessons = prepare_lessons(config, pool, whole, draw_held_out(config, 100), loss_of(whole))
     one, same = (fresh_network(config, image_hwc=(28, 28, 1), classes=10).state_dict() for _ in "ab")
     assert all(torch.equal(one[name], same[name]) for name in one)
     heard = SilentReporter().training("student")

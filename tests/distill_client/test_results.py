@@ -19,6 +19,7 @@ from distill_client.results import (
 )
 from distill_client.run_folder import RunFolder, open_run
 from distill_client.student.evaluation import predict_probabilities
+from distill_client.student.losses import Loss
 from distill_client.teachers.paid.labelled import LabelledImages
 from shared.datasets import Dataset
 from tests.distill_client.fakes import FakeTeacher, answer_to, begin, tiny_config
@@ -66,14 +67,18 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
     test = Dataset("digits", "test", some_images(4), np.zeros(4, np.int64), tuple("0123456789"))
     agreed = {"agreement": None, "agreement_on": "not measured", "agreement_images": 0}
     planned = {"pool": 1, "mixup": 2, "cvae": 1}
-    summary = summarise(folder, {STUDENT: 0.5, STANDARD_KD: 0.25}, agreed, AUDIT, planned=planned, test=test)
+    loss = Loss("lumped tail", "top-k:3", taught=2, answers=5)
+    accuracies = {STUDENT: 0.5, STANDARD_KD: 0.25}
+    summary = summarise(folder, accuracies, agreed, AUDIT, planned=planned, test=test, loss=loss)
     assert summary["images"] == {
         "planned": 4,
         "bought": 5,
         "charged_by_server": 6,
         "in_audit_log": 7,
         "by_phase": planned,
+        "rejected": 3,
     }
+    assert summary["learnt_by"] == loss.sentence
     assert (summary["audit"]["equal"], summary["audit"]["faults"]) == (False, ["a fault"])
     assert summary["audit"]["sentence"].startswith("The two sides do not agree (5 images counted by the client, 6")
     assert summary["last_receipt"] is None
@@ -100,9 +105,11 @@ def test_samples_show_the_first_images_of_every_stage_with_the_teachers_word_for
             folder.labels.record_stage(stage, some_images(count), images_per_request=20)
             (number,) = folder.labels.unanswered(stage)
             batch = folder.labels.read_batch(number)
-            folder.labels.keep_answer(number, FakeTeacher().label(batch.images_nhwc, batch.idempotency_key))
+            teacher = FakeTeacher(rejects_below=256 if stage == "mixup" else 0)
+            folder.labels.keep_answer(number, teacher.label(batch.images_nhwc, batch.idempotency_key))
         samples = sample_images(folder)
     assert {stage: len(labels) for stage, (_, labels) in samples.items()} == {"pool": 8, "mixup": 3}
     images, labels = samples["pool"]
     assert np.array_equal(images, some_images(12)[:8])
     assert labels == [str(label) for label in answer_to(images).argmax(axis=1)]
+    assert samples["mixup"][1] == ["rejected"] * 3
