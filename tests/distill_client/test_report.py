@@ -105,12 +105,14 @@ def test_progress_speaks_of_what_is_bought_and_left(is_terminal: bool) -> None:
         heard = progress.buying("pool", 30, 10)
         heard(answer(8, 70))
         heard(answer(12, 58))
+        progress.learning("the divergence from whole distributions")
         trained = progress.training("student")
         trained(1, 2, 0.5)
         trained(2, 2, float("nan"))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "58 images left in budget" in text
+    assert "learning by the divergence from whole distributions" in text
     if is_terminal:
         assert "30/30" in text
         assert "ETA" in text
@@ -118,6 +120,7 @@ def test_progress_speaks_of_what_is_bought_and_left(is_terminal: bool) -> None:
         assert text.splitlines() == [
             "buying pool: 10 of 30 images bought already",
             "buying pool: done, 58 images left in budget",
+            "learning by the divergence from whole distributions",
             "training student",
         ]
 
