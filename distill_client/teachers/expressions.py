@@ -57,7 +57,7 @@ def parse_json(content: bytes) -> object:
         document = json.loads(content, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"not JSON: {str(error)[:200]}") from error
-    _require_shallow(document)
+    require_shallow(document)
     return document
 
 
@@ -65,7 +65,8 @@ def _no_constant(name: str) -> float:
     return float(name.replace("Infinity", "inf"))  # a score that is not finite is refused by its reader, by its place
 
 
-def _require_shallow(document: object) -> None:
+def require_shallow(document: object) -> None:
+    """Raise ValueError for parsed JSON that is nested absurdly deep."""
     level = [document]
     for _ in range(_NESTING_MAX):
         inner: list[object] = []

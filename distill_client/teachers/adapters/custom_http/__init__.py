@@ -1,0 +1,1 @@
+"""A teacher described wholly in TOML: what is sent, where the reply says what, what refusals mean."""
