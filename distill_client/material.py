@@ -23,6 +23,7 @@ from distill_client.pool import (
 from distill_client.randomness import numpy_generator, torch_generator
 from distill_client.run_folder import RunFolder
 from distill_client.teachers.paid.buying import images_per_request
+from distill_client.teachers.protocol import Capabilities
 from shared.datasets import Dataset, DatasetUnavailable, load_dataset
 from shared.wire.contracts import Resize, TeacherCard
 from shared.wire.images import image_digests
@@ -131,12 +132,14 @@ def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:
         )
 
 
-def check_budget(cost: PlanCost, card: TeacherCard) -> None:
-    """Raise BudgetExhausted when a key that has bought nothing of the plan yet cannot pay for it."""
+def check_budget(cost: PlanCost, card: Capabilities) -> None:
+    """Raise BudgetExhausted when a budget of which nothing of the plan is bought yet cannot pay for it."""
     if cost.total > card.budget.remaining:
-        left = f"{card.budget.remaining} of {card.budget.granted} are left on this key"
+        left = f"{card.budget.remaining} of {card.budget.granted} are left"
+        left += " on this key" if card.reports_usage else ""
         raise BudgetExhausted(
-            f"the plan buys {cost.total} images; {left}; ask the owner for a grant, or plan for less",
+            f"the plan buys {cost.total} images; {left}; "
+            f"{card.how_to_get(cost.total - card.budget.remaining)}, or plan for less",
             granted=card.budget.granted,
             spent=card.budget.spent,
         )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from distill_client.audit import audit_folder, require_same_key, trusting
+from distill_client.audit import audit_folder, require_same_key, require_same_teacher, trusting
 from distill_client.contenders import (
     describe_learning,
     prepare_lessons,
@@ -120,23 +120,19 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
     the key cannot pay for what is still to be bought.
     """
     require_same_key(folder, teacher)
-    card, began_with = teacher.card(), folder.record.teacher
+    card = teacher.card()
     check_card(folder.config, card, material.pool)
-    if (card.version, card.disclosure) != (began_with.version, began_with.disclosure):
-        raise RunStoreError(
-            f"{folder.path}: the run began with version {began_with.version} and disclosure {began_with.disclosure}; "
-            f"teacher {card.name} now has version {card.version} and disclosure {card.disclosure} for this key"
-        )
+    require_same_teacher(folder, card)
     missing = _missing_images(folder, material.cost)
-    if missing > card.budget.remaining:
+    if missing > card.budget.remaining and card.reports_usage:
         # A batch that was charged just before a kill is asked for again at no charge.
         answered = {purchase.idempotency_key for purchase in folder.labels.purchases()}
         unanswered = (folder.labels.recorded_keys() | folder.notes.all_keys()) - answered
         missing -= sum(event.images for event in teacher.events() if event.idempotency_key in unanswered)
     if missing > card.budget.remaining:
         raise BudgetExhausted(
-            f"{missing} images are still to be bought, {card.budget.remaining} of {card.budget.granted} remain on "
-            f"this key; ask the owner for a grant of {missing - card.budget.remaining}, or plan for less",
+            f"{missing} images are still to be bought, {card.budget.remaining} of {card.budget.granted} remain; "
+            f"{card.how_to_get(missing - card.budget.remaining)}, or plan for less",
             granted=card.budget.granted,
             spent=card.budget.spent,
         )

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from distill_client.audit import Audit
+from distill_client.audit import Books
 from distill_client.commands import resume_command
 from distill_client.contenders import (
     STANDARD_KD,
@@ -26,7 +26,7 @@ from distill_client.student.card import write_card
 from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
 from distill_client.student.losses import Loss
 from distill_client.student.targets import answered_rows, top_classes
-from distill_client.summary import audit_summary, card_content
+from distill_client.summary import card_content
 from distill_client.teachers.paid.labelled import LabelledImages
 from shared.datasets import Dataset
 from shared.wire.images import batch_digest, image_digests
@@ -141,7 +141,7 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
     folder: RunFolder,
     accuracies: dict[str, float],
     agreed: dict[str, Any],
-    audit: Audit,
+    audit: Books,
     *,
     planned: dict[str, int],
     test: Dataset | None,
@@ -164,14 +164,12 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
         "baselines": {name: accuracies.get(name) for name in (STUDENT_ALONE, STANDARD_KD)},
         "images": {
             "planned": sum(planned.values()),
-            "bought": audit.bought,
-            "charged_by_server": audit.charged_by_server,
-            "in_audit_log": audit.in_audit_log,
+            **audit.counts,
             "by_phase": planned,
             "rejected": loss.answers - loss.taught,
         },
         "learnt_by": describe_learning(folder.config, loss),
-        **audit_summary(audit),
+        **audit.as_summary(),
         "seconds": folder.read_seconds(),
         "versions": record.versions,
     }

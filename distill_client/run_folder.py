@@ -40,6 +40,7 @@ from distill_client.config import RunConfig
 from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.teachers.native.receipts import Pin
+from distill_client.teachers.paid.allowance import Allowance
 from distill_client.teachers.paid.batch_notes import BatchNotes
 from distill_client.teachers.paid.mending import require_store
 from distill_client.teachers.paid.store import PaidLabels
@@ -94,7 +95,7 @@ class RunFolder:
             self.set_aside = require_store(
                 self.path / LABELS_FILE,
                 has_notes=self.notes.exist,
-                is_counted_here=not self.record.teacher.reports_usage,
+                is_counted_here=self.counts_for_itself,
                 mends=self._mends,
             )
             self.labels = PaidLabels(self.path / LABELS_FILE, run_id=self.record.run_id)
@@ -106,6 +107,11 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.labels.close()
         self._lock.release()
+
+    @property
+    def counts_for_itself(self) -> bool:
+        """Whether its teacher keeps no count, and the run's own ledger does."""
+        return not self.record.teacher.reports_usage
 
     def keep_pin(self, pin: Pin) -> None:
         """Pin whom the run believes from now on."""
@@ -127,6 +133,12 @@ class RunFolder:
         """Where the teacher is: its file as it was when the run began, or its address."""
         kept = self.path / TEACHER_FILE
         return str(kept) if kept.exists() else self.record.teacher_url
+
+    def keep_teacher_file(self, path: Path) -> None:
+        """Keep the teacher's file that the run goes on with."""
+        text = path.read_text(encoding="utf-8")
+        if path.resolve() != (self.path / TEACHER_FILE).resolve():
+            write_text(self.path / TEACHER_FILE, text)
 
     @property
     def evidence_path(self) -> Path:
@@ -218,11 +230,12 @@ def create_run(  # noqa: PLR0913 - what a run is bound to, each by its name
     teacher_url: str,
     key_identity: str | None,
     pin: Pin | None = None,
+    allowance: Allowance | None = None,
     keep: Callable[[Path], None] | None = None,
 ) -> RunFolder:
     """Make a new run folder, all or nothing; the run is bound to the key whose identity is given, and to ``pin``.
 
-    Without an identity the teacher keeps no count: the run begins a ledger of its own.
+    Without an identity the teacher keeps no count: the run begins a ledger of its own, with that ``allowance``.
     ``keep`` writes into the folder, before anybody sees it, what the run starts from.
     Raises RunStoreError when there is something at ``path`` already.
     """
@@ -237,8 +250,8 @@ def create_run(  # noqa: PLR0913 - what a run is bound to, each by its name
         write_text(unfinished / "config.toml", tomli_w.dumps(content))
         with closing(PaidLabels(unfinished / LABELS_FILE, run_id=run_id)) as labels:
             if key_identity is None:
-                granted = teacher.budget.granted
-                key_identity = labels.own_ledger.begin(config.name, teacher, granted=granted).hash
+                allowed = allowance or Allowance(teacher.budget.granted)
+                key_identity = labels.own_ledger.begin(config.name, teacher, allowed).hash
         record = RunRecord(
             run_id=run_id,
             name=config.name,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from distill_client.audit import Audit
+from distill_client.audit import Books
 from distill_client.errors import RunStoreError
 from distill_client.pool import pool_input
 from distill_client.run_folder import RunFolder
@@ -18,33 +18,14 @@ def student_input(folder: RunFolder) -> InputSpec:
     return pool_input(folder.config.pool, card) or card.input
 
 
-def audit_summary(audit: Audit) -> dict[str, Any]:
-    """What summary.json says of an audit: its result in one sentence, every difference, and the last receipt."""
-    return {
-        "audit": {
-            "equal": audit.is_equal,
-            "sentence": audit.sentence,
-            "faults": list(audit.faults),
-            "receipts": audit.receipts,
-            "pinned": audit.pinned,
-        },
-        "last_receipt": None if audit.last_receipt is None else audit.last_receipt.model_dump(),
-    }
-
-
-def keep_audit(folder: RunFolder, audit: Audit) -> None:
+def keep_audit(folder: RunFolder, audit: Books) -> None:
     """Put an audit's result in place of the earlier one, in summary.json and the student's card, if there are."""
     try:
         summary = folder.read_summary()
     except RunStoreError:  # the run has not come that far
         return
-    summary.update(audit_summary(audit))
-    counts = {
-        "bought": audit.bought,
-        "charged_by_server": audit.charged_by_server,
-        "in_audit_log": audit.in_audit_log,
-    }
-    summary["images"].update(counts)
+    summary.update(audit.as_summary())
+    summary["images"].update(audit.counts)
     folder.write_summary(summary)
     if folder.student_path.exists():
         write_card(folder.student_path, card_content(folder, summary))
@@ -77,6 +58,7 @@ def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
         "agreement_images": summary["agreement_images"],
         "audit": summary["audit"].get("sentence", "not audited since receipts exist; `distill audit` does it"),
         "audit_equal": summary["audit"]["equal"],
+        "counted_by": summary["audit"].get("counted_by", "server"),
         "last_receipt": summary.get("last_receipt"),
         "run_id": summary["run_id"],
         "config_digest": summary["config_digest"],

@@ -1,8 +1,11 @@
-"""The result of an audit: three counts from three places, every difference explained, and the last receipt."""
+"""The result of an audit, for both kinds of books: a teacher's that counts, and the client's own.
+
+Of a teacher that counts: three counts from three places, every difference explained, and the last receipt.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from shared.counting import counted
 from shared.wire.contracts import Event, Receipt
@@ -26,6 +29,46 @@ class Difference:
     sentence: str
     receipt: Receipt | None = None
     in_log: Event | None = None
+
+
+class Books(Protocol):
+    """What both kinds of audits tell, and all that summaries, reports and commands know of either."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether everything that was compared agrees."""
+        ...
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The disagreements' sentences."""
+        ...
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by who counts them or what came of them: the same keys in summary.json under ``images``."""
+        ...
+
+    @property
+    def sentence(self) -> str:
+        """The result in one sentence, for whoever is handed the student."""
+        ...
+
+    def describe(self) -> str:
+        """The disagreements, for people."""
+        ...
+
+    def listing(self) -> list[str]:
+        """Lines that belong to the result without being disagreements."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """What scripts get."""
+        ...
+
+    def as_summary(self) -> dict[str, Any]:
+        """What summary.json says of it beside the counts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +100,15 @@ class Audit:
     def is_equal(self) -> bool:
         """Whether all three counts agree and no row does not."""
         return not self.differences and self.bought == self.charged_by_server == self.in_audit_log
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """See Books."""
+        return {
+            "bought": self.bought,
+            "charged_by_server": self.charged_by_server,
+            "in_audit_log": self.in_audit_log,
+        }
 
     @property
     def sentence(self) -> str:
@@ -98,12 +150,28 @@ class Audit:
             shown.append(f"... and {len(self.faults) - _FAULTS_SHOWN} more")
         return "; ".join([counts, *shown])
 
-    def as_json(self) -> dict[str, object]:
-        """What scripts get, and summary.json without the counts."""
+    def listing(self) -> list[str]:
+        """See Books."""
+        return [f"(other runs with this key: {self.spent_by_other_runs:,})"]
+
+    def as_summary(self) -> dict[str, Any]:
+        """See Books."""
         return {
-            "bought": self.bought,
-            "charged_by_server": self.charged_by_server,
-            "in_audit_log": self.in_audit_log,
+            "audit": {
+                "equal": self.is_equal,
+                "sentence": self.sentence,
+                "faults": list(self.faults),
+                "counted_by": "server",
+                "receipts": self.receipts,
+                "pinned": self.pinned,
+            },
+            "last_receipt": None if self.last_receipt is None else self.last_receipt.model_dump(),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """See Books."""
+        return {
+            **self.counts,
             "spent_by_other_runs": self.spent_by_other_runs,
             "equal": self.is_equal,
             "sentence": self.sentence,

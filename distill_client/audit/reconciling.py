@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
-from distill_client.audit.books import Audit, Difference
+from distill_client.audit.books import Audit, Books, Difference
 from distill_client.audit.comparing import audit_run
 from distill_client.audit.logs import TeacherLog, read_log
+from distill_client.audit.own_books import audit_own
 from distill_client.audit.trust import trusted_keys_of
 from distill_client.commands import resume_command
 from distill_client.errors import RunStoreError
 from distill_client.run_folder import RunFolder
 from distill_client.teachers.native.receipts import keep_evidence
-from distill_client.teachers.protocol import Teacher, key_identity
+from distill_client.teachers.protocol import Capabilities, Teacher, key_identity
 
 
 def require_same_key(folder: RunFolder, teacher: Teacher) -> None:
@@ -22,9 +23,33 @@ def require_same_key(folder: RunFolder, teacher: Teacher) -> None:
         raise RunStoreError(f"{folder.path}: the run was begun with another key; it goes on with that one only")
 
 
-def audit_folder(folder: RunFolder, teacher: Teacher) -> Audit:
-    """Compare the run's own rows with the teacher's log for this key, as it is now. Raises RunStoreError."""
+def require_same_teacher(folder: RunFolder, card: Capabilities) -> None:
+    """Raise RunStoreError when answers of this teacher are not to be mixed with those that the run has."""
+    began_with = folder.record.teacher
+    if (card.version, card.disclosure) != (began_with.version, began_with.disclosure):
+        raise RunStoreError(
+            f"{folder.path}: the run began with version {began_with.version} and disclosure {began_with.disclosure}; "
+            f"teacher {card.name} now has version {card.version} and disclosure {card.disclosure} for this key"
+        )
+    if (card.name, card.classes, card.input) != (began_with.name, began_with.classes, began_with.input):
+        raise RunStoreError(
+            f"{folder.path}: the run began with teacher {began_with.name}, its classes {began_with.classes} and its "
+            f"input {_size(began_with)}; now it is {card.name}, with classes {card.classes} and input {_size(card)}"
+        )
+
+
+def _size(card: Capabilities) -> str:
+    return f"{card.input.height}x{card.input.width}x{card.input.channels}"
+
+
+def audit_folder(folder: RunFolder, teacher: Teacher) -> Books:
+    """Compare the run's own rows with the log for its key as it is now: the teacher's, or the client's own.
+
+    Raises RunStoreError.
+    """
     require_same_key(folder, teacher)
+    if folder.counts_for_itself:
+        return audit_own(folder)
     return _audit(folder, read_log(teacher))
 
 

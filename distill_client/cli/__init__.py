@@ -30,6 +30,7 @@ app.command()(planning.plan)
 app.command()(running.run)
 app.command()(running.resume)
 app.command()(auditing.audit)
+app.command()(auditing.settle)
 app.command()(measuring.evaluate)
 app.command()(measuring.predict)
 

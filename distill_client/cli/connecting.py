@@ -13,6 +13,7 @@ from distill_client.teachers.adapters.http_teacher import HttpTeacher
 from distill_client.teachers.adapters.kinds import connect_described, load_teacher_file
 from distill_client.teachers.manners.asking import Manners, announce_retries
 from distill_client.teachers.native.teacher import NativeTeacher, connect
+from distill_client.teachers.paid.allowance import Allowance
 from distill_client.teachers.protocol import Teacher
 from distill_client.teachers.teacher_file import is_teacher_file
 
@@ -42,17 +43,29 @@ def connected(
         server.close()
 
 
-def on_account_of(folder: RunFolder, server: NativeTeacher | HttpTeacher) -> Teacher:
+def on_account_of(folder: RunFolder, server: NativeTeacher | HttpTeacher, target: str) -> Teacher:
     """The teacher as a run asks it: one that keeps no count is counted by the run's own ledger.
 
-    What its file allows by now beyond what it allowed before is granted.
+    What its file ``target`` allows by now, more or less than before, is what the ledger allows from now on, and the
+    run keeps that file. Raises ConfigError when it is one of ours, and the run began with another's, or the other way
+    round, and RunStoreError when it is another teacher.
     """
+    from distill_client.audit import require_same_teacher
+
+    if isinstance(server, NativeTeacher) is folder.counts_for_itself:
+        began = "a teacher's file" if folder.counts_for_itself else "the address of one of our servers"
+        raise ConfigError(f"{folder.path}: the run began with {began}, so --teacher must be one too")
     if isinstance(server, NativeTeacher):
         return server
-    ledger = folder.labels.own_ledger
-    if (more := server.granted - ledger.usage().granted) > 0:
-        ledger.grant(more)
-    return server.counted_by(ledger)
+    require_same_teacher(folder, server.capabilities)
+    folder.keep_teacher_file(Path(target))
+    folder.labels.own_ledger.allow(server.allowance)
+    return server.counted_by(folder.labels.own_ledger)
+
+
+def allowance_of(server: NativeTeacher | HttpTeacher) -> Allowance | None:
+    """What the file of a teacher that keeps no count allows; None for a teacher that counts."""
+    return server.allowance if isinstance(server, HttpTeacher) else None
 
 
 def _secret() -> str:

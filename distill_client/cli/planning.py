@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from distill_client.cli.connecting import connected
+from distill_client.cli.connecting import allowance_of, connected
 from distill_client.cli.options import AsJson, ConfigFile, TeacherUrl, out, say
 from distill_client.config import RunConfig, load_config
 from shared.wire.contracts import TeacherCard
 
 if TYPE_CHECKING:
     from distill_client.material import Material
+    from distill_client.teachers.paid.allowance import Allowance
 
 # Somebody sits and waits for a plan, and a mistyped address is likelier than a server that is just starting.
 PATIENCE_S = 10.0
@@ -30,10 +31,10 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     from distill_client.teachers.paid.buying import images_per_request
 
     experiment = load_config(config)
-    card = None
+    card, allowance = None, None
     if teacher is not None:
         with connected(teacher, experiment, deadline_s=PATIENCE_S) as server:
-            card = server.card()
+            card, allowance = server.card(), allowance_of(server)
     material = read_material(experiment, card)
     cost = material.cost
     if card is not None:
@@ -44,9 +45,26 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     requests = sum(math.ceil(images / per_request) for images in asdict(cost).values())
     if as_json:
         report = {"phases": asdict(cost), "total": cost.total, "budget_images": experiment.budget_images}
-        typer.echo(json.dumps({**report, "requests": requests, "config_digest": experiment.digest()}))
+        report |= {"requests": requests, "config_digest": experiment.digest()}
+        typer.echo(json.dumps(report | _price(allowance, cost.total)))
     else:
-        out.print(plan_table(cost, budget_images=experiment.budget_images, requests=requests))
+        budget = experiment.budget_images
+        out.print(plan_table(cost, budget_images=budget, requests=requests, allowance=allowance))
+
+
+def _price(allowance: "Allowance | None", images: int) -> dict[str, object]:
+    """What the teacher's file says of money, for scripts; nothing for a teacher that counts."""
+    if allowance is None:
+        return {}
+    return {
+        "allowed_images": allowance.granted(),
+        "price": {
+            "per_image": str(allowance.price_per_image),
+            "total": str(allowance.cost_of(images)),
+            "max_cost": None if allowance.max_cost is None else str(allowance.max_cost),
+            "currency": allowance.currency,
+        },
+    }
 
 
 def read_material(experiment: RunConfig, card: TeacherCard | None) -> "Material":

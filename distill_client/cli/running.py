@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_client.cli.connecting import connected, on_account_of
+from distill_client.cli.connecting import allowance_of, connected, on_account_of
 from distill_client.cli.measuring import draw, print_summary
 from distill_client.cli.options import AsJson, ConfigFile, Device, RunDir, TeacherUrl, err, require_device, say
 from distill_client.cli.planning import read_material
@@ -20,11 +20,14 @@ from distill_client.teachers.native.teacher import NativeTeacher
 
 if TYPE_CHECKING:
     from distill_client.material import Material
+    from distill_client.teachers.paid.allowance import Allowance
 
 
 def run(
     config: ConfigFile,
-    teacher: Annotated[str, typer.Option(help="address of the teacher server, such as http://127.0.0.1:8000")],
+    teacher: Annotated[
+        str, typer.Option(help="address of the teacher server, such as http://127.0.0.1:8000; or a *.toml")
+    ],
     out: Annotated[Path, typer.Option(help="the run folder to make; must be empty or not exist")],
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -38,8 +41,11 @@ def run(
 ) -> None:
     """Buy the answers, train the student and its baselines, and audit the bill.
 
-    Every answer comes with a receipt, verified before it is kept, by the signing key that was found, or demanded, at
-    the run's beginning.
+    --teacher is the address of one of our servers, or a teacher's file (*.toml) that describes any other.
+
+    Every answer of our servers comes with a receipt, verified before it is kept, by the signing key that was found,
+    or demanded, at the run's beginning. What other teachers are asked for is counted by the client itself, in the run
+    folder, before it is sent, and never exceeds max_queries and max_cost of the teacher's file.
 
     The key is read from DISTILL_API_KEY. A run that stops for any reason goes on with `distill resume OUT`, and
     nothing is paid for twice.
@@ -58,6 +64,9 @@ def run(
         material = read_material(experiment, card)
         check_card(experiment, card, material.pool)
         check_budget(material.cost, card)
+        allowance = allowance_of(server)
+        if allowance is not None:
+            _say_allowance(allowance, material.cost.total)
         folder = create_run(
             out,
             experiment,
@@ -65,6 +74,7 @@ def run(
             teacher_url=teacher,
             key_identity=key_identity(server) if is_ours else None,
             pin=pin,
+            allowance=allowance,
             keep=lambda path: _keep(path, material, None if is_ours else Path(teacher)),
         )
     _finish(folder, material, teacher, device, as_json=as_json)
@@ -73,7 +83,11 @@ def run(
 def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu", as_json: AsJson = False) -> None:
     """Go on with a run that was stopped, from what is on the disk; a finished run is only measured again.
 
-    Where answers.sqlite is lost or damaged, the answers are fetched again, at no charge.
+    Where answers.sqlite is lost or damaged, the answers are fetched again, at no charge; not so from a teacher that
+    keeps no count and would charge them again.
+
+    --teacher with a teacher's file takes that file's max_queries and max_cost from now on. What was in flight when
+    the run was stopped is asked for again; of a teacher that keeps no count it stays counted too (`distill settle`).
 
     The key is read from DISTILL_API_KEY and must be the one that the run began with.
     """
@@ -89,6 +103,19 @@ def _keep(path: Path, material: "Material", teacher_file: Path | None) -> None:
     material.keep(path)
     if teacher_file is not None:
         write_text(path / TEACHER_FILE, teacher_file.read_text(encoding="utf-8"))
+
+
+def _say_allowance(allowance: "Allowance", images: int) -> None:
+    from distill_client.report.table import describe_allowance
+
+    told = "; ".join(f"{what}: {value}" for what, value in describe_allowance(allowance, images).items())
+    say(f"the client counts itself what it asks for: {images:,} images planned; {told}")
+
+
+def _paid_once(folder: RunFolder) -> str:
+    if folder.counts_for_itself:
+        return "only what was in flight is asked for twice, and is listed by `distill settle`"
+    return "nothing is paid for twice"
 
 
 def _require_fingerprint(text: str | None) -> None:
@@ -109,13 +136,13 @@ def _finish(folder: RunFolder, material: "Material", teacher_url: str, device: s
                 say(f"{folder.set_aside}. The answers are fetched again, at no charge")
             if folder.record.pin is None and server.signing_keys() is None:
                 say(UNSIGNED)
-            asked = on_account_of(folder, server)
-            with RunProgress(err) as progress:
+            asked = on_account_of(folder, server, teacher_url)
+            with RunProgress(err, allowance_of(server)) as progress:
                 summary = pipeline.run(folder, material, asked, progress, torch_device)
             draw(folder, summary)
     except KeyboardInterrupt:
         command = resume_command(folder.path)
-        typer.echo(f"\ndistill: stopped; `{command}` goes on, nothing is paid for twice", err=True)
+        typer.echo(f"\ndistill: stopped; `{command}` goes on, {_paid_once(folder)}", err=True)
         # Requests in flight may wait for a slow teacher. Everything durable is on the disk: leave without them.
         os._exit(130)
     except DistillError as error:

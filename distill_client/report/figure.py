@@ -35,14 +35,22 @@ def draw_report(
         _draw_accuracies(bars, summary)
         _draw_losses(losses, metrics)
         _draw_samples(bottom, samples)
-        images = summary["images"]
-        figure.suptitle(
-            f"{summary['name']}: {images['bought']:,} answers bought, {images['charged_by_server']:,} charged by the "
-            f"server, {images['in_audit_log']:,} in its audit log"
-        )
+        figure.suptitle(_title(summary))
         unfinished = path.with_name(path.name + ".tmp")
         figure.savefig(unfinished, format="png", dpi=130)
         unfinished.replace(path)
+
+
+def _title(summary: dict[str, Any]) -> str:
+    images = summary["images"]
+    bought = f"{summary['name']}: {images['bought']:,} answers bought"
+    if "charged_by_server" in images:
+        charged, logged = images["charged_by_server"], images["in_audit_log"]
+        return f"{bought}, {charged:,} charged by the server, {logged:,} in its audit log"
+    return (
+        f"{bought}; by the client's own count {images['spent']:,} spent of {images['granted']:,} allowed, "
+        f"{images['unsettled']:,} of them not known whether charged"
+    )
 
 
 def _draw_accuracies(axes: Axes, summary: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from distill_client.teachers.protocol import Answer
 
 
 class RunProgress:
-    """One bar per stage and training; use as a context manager. ``allowance`` tells what an image costs, if anything."""
+    """One bar per stage and training; use as a context manager. ``allowance`` tells what an image costs."""
 
     def __init__(self, console: Console, allowance: Allowance | None = None) -> None:
         self._console = console

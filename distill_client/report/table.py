@@ -1,11 +1,13 @@
 """A run's results as tables for the terminal."""
 
+from decimal import Decimal
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
 from distill_client.plan import PlanCost
+from distill_client.teachers.paid.allowance import Allowance, money
 
 CONTENDERS = {
     "teacher_accuracy": "teacher (as its owner measured it)",
@@ -13,6 +15,31 @@ CONTENDERS = {
     "standard_kd": "standard-kd (answers to the pool only)",
     "student_accuracy": "our student (pool + synthetic images)",
 }
+
+
+# What ``images`` of summary.json counts, in the order in which it is shown: the first three where a server counts,
+# the others where only the client does.
+COUNTS = {
+    "bought": "counted by the client",
+    "charged_by_server": "charged by the server",
+    "in_audit_log": "in the audit log",
+    "asked": "asked for",
+    "released": "not charged, as the teacher said",
+    "answered": "answered",
+    "failed": "charged without an answer",
+    "unsettled": "not known whether charged",
+    "spent": "count as spent",
+    "granted": "allowed",
+}
+
+
+def described_counts(images: dict[str, Any]) -> dict[str, int]:
+    """Those of a summary's counts of images that are there, by what they are called."""
+    return {what: images[key] for key, what in COUNTS.items() if key in images}
+
+
+def _whose(summary: dict[str, Any]) -> str:
+    return ": they are the client's own" if summary["audit"].get("counted_by") == "client" else ""
 
 
 def accuracies(summary: dict[str, Any]) -> dict[str, float | None]:
@@ -37,15 +64,18 @@ def results_table(summary: dict[str, Any]) -> Group:
     counts = Table("images", "count", min_width=58)
     by_phase = ", ".join(f"{count:,} {phase}" for phase, count in images["by_phase"].items())
     counts.add_row(f"planned ({by_phase})", f"{images['planned']:,}")
-    counts.add_row("counted by the client", f"{images['bought']:,}")
-    counts.add_row("charged by the server", f"{images['charged_by_server']:,}")
-    counts.add_row("in the audit log", f"{images['in_audit_log']:,}")
+    for what, count in described_counts(images).items():
+        counts.add_row(what, f"{count:,}")
     counts.add_section()
     counts.add_row("all rows agree" if summary["audit"]["equal"] else "ROWS DISAGREE: distill audit", "")
     if receipts := summary["audit"].get("receipts"):
         counts.add_row("answers with a verified receipt", f"{receipts:,}")
     else:
-        counts.add_row("counts not proved by receipts", "")
+        counts.add_row(f"counts not proved by receipts{_whose(summary)}", "")
+    if (cost := summary.get("cost")) and Decimal(cost["price_per_image"]):
+        counts.add_row("cost, of what counts as spent", money(Decimal(cost["spent"]), cost["currency"]))
+        if unsettled := Decimal(cost["unsettled"]):
+            counts.add_row("of that not known whether charged", money(unsettled, cost["currency"]))
 
     seconds = Table("phase", "seconds", min_width=58)
     for phase, spent in summary["seconds"].items():
@@ -61,8 +91,8 @@ def _accuracy(summary: dict[str, Any], key: str, value: float | None) -> str:
     return "no test set" if summary["test_images"] == 0 and key != "teacher_accuracy" else "not run"
 
 
-def plan_table(cost: PlanCost, *, budget_images: int, requests: int) -> Table:
-    """What a run would buy, phase by phase, against its budget."""
+def plan_table(cost: PlanCost, *, budget_images: int, requests: int, allowance: Allowance | None = None) -> Table:
+    """What a run would buy, phase by phase, against its budget, and what a teacher's file allows."""
     table = Table("phase", "images", title="what would be bought", min_width=40)
     for phase in ("pool", "mixup", "cvae"):
         table.add_row(phase, f"{getattr(cost, phase):,}")
@@ -71,4 +101,17 @@ def plan_table(cost: PlanCost, *, budget_images: int, requests: int) -> Table:
     table.add_row("budget", f"{budget_images:,}")
     table.add_row("left over", f"{budget_images - cost.total:,}")
     table.add_row("requests, at least", f"{requests:,}")
+    for what, told in describe_allowance(allowance, cost.total).items() if allowance else ():
+        table.add_row(what, told)
     return table
+
+
+def describe_allowance(allowance: Allowance, images: int) -> dict[str, str]:
+    """What so many images cost, and how far the teacher's file allows to go; by what each is called."""
+    told = {"allowed by the teacher's file": f"{allowance.granted():,}"}
+    if allowance.price_per_image:
+        told["price of an image"] = money(allowance.price_per_image, allowance.currency)
+        told["price in all"] = money(allowance.cost_of(images), allowance.currency)
+    if allowance.max_cost is not None:
+        told["max_cost"] = money(allowance.max_cost, allowance.currency)
+    return told

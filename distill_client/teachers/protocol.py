@@ -31,6 +31,12 @@ class Capabilities(TeacherCard):
     reports_usage: bool = Field(True, description="whether it counts what was bought, and shows its count")
     honours_idempotency: bool = Field(True, description="whether a request asked again is charged once")
 
+    def how_to_get(self, images: int) -> str:
+        """What to do when the budget lacks so many images, for messages."""
+        if self.reports_usage:
+            return f"ask the owner for a grant of {images}"
+        return f"allow {images} more by max_queries and max_cost of the teacher's file"
+
 
 @dataclass(frozen=True)
 class ImageFailure:

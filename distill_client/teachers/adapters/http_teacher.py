@@ -1,6 +1,6 @@
 """A teacher that is asked through an adapter, every attempt counted in the client's own ledger before it leaves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from distill_client.errors import Charged, TeacherError
 from distill_client.teachers.adapters.adapter import Adapter
+from distill_client.teachers.label_map import Usefulness
 from distill_client.teachers.manners.asking import Manners
 from distill_client.teachers.manners.patience import Retryable
+from distill_client.teachers.paid.allowance import Allowance
 from distill_client.teachers.paid.own_ledger import OwnLedger
 from distill_client.teachers.protocol import Answer, Capabilities, SignedEvent
 from distill_client.teachers.transport import HttpReply, Transport
+from distill_client.teachers.upscaling import Upscaling
 from shared.wire.contracts import Event, EventSignature, SigningKeys, Usage
-from shared.wire.images import batch_digest, image_digests
+from shared.wire.images import image_digests
 
 
 class HttpTeacher:
@@ -24,22 +27,42 @@ class HttpTeacher:
     Before a run exists it has no ledger, and can only be looked at.
     """
 
-    def __init__(
-        self, adapter: Adapter, transport: Transport, manners: Manners, ledger: OwnLedger | None = None
+    def __init__(  # noqa: PLR0913 - all that it is asked through
+        self,
+        adapter: Adapter,
+        transport: Transport,
+        manners: Manners,
+        ledger: OwnLedger | None = None,
+        *,
+        allowance: Allowance | None = None,
+        upscaling: Upscaling | None = None,
+        usefulness: Usefulness | None = None,
     ) -> None:
+        """``upscaling`` is done to images first; ``usefulness`` stops asking where nothing is learnt."""
         self._adapter = adapter
         self._transport = transport
         self._manners = manners
         self._ledger = ledger
+        self.allowance = allowance or Allowance(adapter.capabilities.budget.granted)
+        self._upscaling = upscaling
+        self._usefulness = usefulness
 
     def counted_by(self, ledger: OwnLedger) -> Self:
         """The same teacher, asked on the account of ``ledger``."""
-        return type(self)(self._adapter, self._transport, self._manners, ledger)
+        return type(self)(
+            self._adapter,
+            self._transport,
+            self._manners,
+            ledger,
+            allowance=self.allowance,
+            upscaling=self._upscaling,
+            usefulness=self._usefulness,
+        )
 
     @property
-    def granted(self) -> int:
-        """Images that its file allows to buy."""
-        return self._adapter.capabilities.budget.granted
+    def capabilities(self) -> Capabilities:
+        """What its file says of it, unasked."""
+        return self._adapter.capabilities
 
     def card(self) -> Capabilities:
         """See Teacher.card; looks whether the teacher is there, where that is free."""
@@ -56,9 +79,17 @@ class HttpTeacher:
         return capabilities if self._ledger is None else capabilities.model_copy(update={"budget": self.usage()})
 
     def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
-        """See Teacher.label; what is not known to be free stays counted, whatever becomes of the call."""
-        attempts = _CountedAttempts(self._require_ledger(), images_nhwc, idempotency_key)
-        request = self._adapter.request(images_nhwc, idempotency_key)
+        """See Teacher.label; what is not known to be free stays counted, whatever becomes of the call.
+
+        Raises ConfigError, before anything is sent, when most answers so far were none of our classes.
+        """
+        if self._usefulness is not None:
+            self._usefulness.require()
+        settles = self._adapter.capabilities.honours_idempotency
+        digests = image_digests(images_nhwc)
+        attempts = _CountedAttempts(self._require_ledger(), digests, idempotency_key, is_charged_once=settles)
+        sent_nhwc = images_nhwc if self._upscaling is None else self._upscaling.apply(images_nhwc)
+        request = self._adapter.request(sent_nhwc, idempotency_key)
 
         def attempt() -> Answer:
             reply = self._transport.send(request)
@@ -66,8 +97,9 @@ class HttpTeacher:
             self._manners.heed(reply.headers)
             return answer
 
-        settles = self._adapter.capabilities.honours_idempotency
         answer = self._manners.ask(attempt, where=self._transport.where, purchase=attempts, settles=settles)
+        if self._usefulness is not None:
+            self._usefulness.count(len(answer.answered_values), _says_nothing(answer))
         return replace(answer, ask_sequence=attempts.ask_sequence)
 
     def usage(self) -> Usage:
@@ -96,26 +128,40 @@ class HttpTeacher:
 
 
 class _CountedAttempts:
-    """The attempts at one batch, in the client's own ledger; satisfies ``Attempts``."""
+    """The attempts at one batch, in the client's own ledger; satisfies ``Attempts``.
 
-    def __init__(self, ledger: OwnLedger, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> None:
+    Where the teacher charges a key once, an attempt whose outcome is not known is counted for those after it too.
+    """
+
+    def __init__(
+        self, ledger: OwnLedger, digests: Sequence[bytes], idempotency_key: str, *, is_charged_once: bool
+    ) -> None:
         self._ledger = ledger
-        self._images = len(images_nhwc)
-        self._input_digest = batch_digest(image_digests(images_nhwc))
+        self._digests = digests
         self._key = idempotency_key
+        self._is_charged_once = is_charged_once
+        self._is_known = True
         self.ask_sequence = 0
 
     def begins(self) -> None:
         """Count the images as spent. Raises BudgetExhausted."""
-        self.ask_sequence = self._ledger.ask(self._key, self._images, input_digest=self._input_digest).sequence
+        asked = self._ledger.ask(self._key, self._digests, is_charged_once=self._is_charged_once)
+        self._is_known = asked.is_new
+        self.ask_sequence = asked.sequence
 
     def failed(self, error: Exception) -> None:
         """Release them, or write down that they are lost, where that is known."""
         charged = _charged(error)
-        if charged == "no":
-            self._ledger.settle("release", self.ask_sequence, self._images, reason=str(error))
+        if charged == "no" and self._is_known:  # else an attempt before this one may have been charged
+            self._ledger.settle("release", self.ask_sequence, reason=str(error))
         elif charged == "yes":
-            self._ledger.settle("fail", self.ask_sequence, self._images, reason=str(error))
+            self._ledger.settle("fail", self.ask_sequence, reason=str(error))
+
+
+def _says_nothing(answer: Answer) -> int:
+    """How many of the answered images were answered with none of our classes."""
+    values = answer.answered_values
+    return int((values == -1).sum() if values.ndim == 1 else np.isnan(values).all(axis=1).sum())
 
 
 def _charged(error: Exception) -> Charged:

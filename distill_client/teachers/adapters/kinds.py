@@ -1,6 +1,5 @@
 """Every kind of teacher that a file may describe, and the adapter that asks it."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,26 +8,31 @@ from pydantic import Field, TypeAdapter, ValidationError
 from distill_client.config import faults_of
 from distill_client.errors import ConfigError
 from distill_client.teachers.adapters.adapter import Adapter
+from distill_client.teachers.adapters.custom_http.adapter import CustomHttpAdapter
+from distill_client.teachers.adapters.custom_http.file import CustomHttpFile
 from distill_client.teachers.adapters.http_teacher import HttpTeacher
 from distill_client.teachers.adapters.huggingface import HuggingFaceAdapter, HuggingFaceFile
 from distill_client.teachers.adapters.open_inference import OpenInferenceAdapter
+from distill_client.teachers.adapters.openai_chat import OpenAIChatAdapter, OpenAIChatFile
+from distill_client.teachers.adapters.tf_serving import TfServingAdapter, TfServingFile
+from distill_client.teachers.adapters.torchserve import TorchServeAdapter, TorchServeFile
 from distill_client.teachers.adapters.v2_file import OpenInferenceFile
+from distill_client.teachers.label_map import Usefulness
 from distill_client.teachers.manners.asking import Manners
 from distill_client.teachers.teacher_file import TeacherFile
+from distill_client.teachers.teacher_toml import read_teacher_toml
 from distill_client.teachers.transport import Transport
 
-AnyTeacherFile = Annotated[HuggingFaceFile | OpenInferenceFile, Field(discriminator="kind")]
-_FILES: TypeAdapter[HuggingFaceFile | OpenInferenceFile] = TypeAdapter(AnyTeacherFile)
+AnyTeacherFile = Annotated[
+    CustomHttpFile | HuggingFaceFile | OpenAIChatFile | OpenInferenceFile | TfServingFile | TorchServeFile,
+    Field(discriminator="kind"),
+]
+_FILES: TypeAdapter[TeacherFile] = TypeAdapter(AnyTeacherFile)
 
 
 def load_teacher_file(path: Path) -> TeacherFile:
     """Read and validate a teacher's file. Raises ConfigError naming the key, the value and what is allowed."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    content = read_teacher_toml(path)
     try:
         return _FILES.validate_python(content)
     except ValidationError as error:
@@ -38,10 +42,18 @@ def load_teacher_file(path: Path) -> TeacherFile:
 def make_adapter(file: TeacherFile) -> Adapter:
     """The adapter for a file's kind."""
     match file:
+        case CustomHttpFile():
+            return CustomHttpAdapter(file)
         case HuggingFaceFile():
             return HuggingFaceAdapter(file)
+        case OpenAIChatFile():
+            return OpenAIChatAdapter(file)
         case OpenInferenceFile():
             return OpenInferenceAdapter(file)
+        case TfServingFile():
+            return TfServingAdapter(file)
+        case TorchServeFile():
+            return TorchServeAdapter(file)
     raise AssertionError(f"no adapter for kind {file.kind}")
 
 
@@ -49,5 +61,18 @@ def connect_described(file: TeacherFile, manners: Manners) -> HttpTeacher:
     """The teacher that a file describes, with the key that its environment variable holds. Raises ConfigError."""
     secret = file.secret()
     headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
-    transport = Transport.to(file.url, headers=headers, deadline_s=manners.deadline_s)
-    return HttpTeacher(make_adapter(file), transport, manners)
+    transport = Transport.to(
+        file.address,
+        headers=headers,
+        deadline_s=min(manners.deadline_s, file.timeout_s),
+        sign=file.signer(),
+        secrets=file.secret_texts(),
+    )
+    return HttpTeacher(
+        make_adapter(file),
+        transport,
+        manners,
+        allowance=file.allowance,
+        upscaling=file.upscaling,
+        usefulness=Usefulness(file.labels),
+    )

@@ -32,6 +32,9 @@ ALTER TABLE answers ADD COLUMN is_recomputed INTEGER NOT NULL DEFAULT 0;
 """,
     2: """
 CREATE TABLE own_events (sequence INTEGER PRIMARY KEY, event TEXT NOT NULL);
+CREATE TABLE own_asks (sequence INTEGER PRIMARY KEY REFERENCES own_events, idempotency_key TEXT NOT NULL,
+                       digests BLOB NOT NULL, open INTEGER NOT NULL CHECK (open >= 0));
+CREATE INDEX open_asks ON own_asks (idempotency_key) WHERE open > 0;
 """,
 }
 

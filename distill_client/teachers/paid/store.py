@@ -171,8 +171,7 @@ class PaidLabels:
             left = self._set_apart(connection, number, answer) if answer.failures else []
             values = answer.answered_values
             if not answer.is_counted:
-                ((input_digest,),) = self._read("SELECT input_digest FROM batches WHERE number = ?", number)
-                answer = count_answer(self.own_ledger, answer, input_digest)
+                answer = count_answer(self.own_ledger, answer)
             if not len(values):
                 return answer, left
             connection.execute(
