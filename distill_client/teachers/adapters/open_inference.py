@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distill_client.errors import TeacherProtocolError
 from distill_client.teachers.adapters.json_reply import shown
-from distill_client.teachers.adapters.scores import arrange_by_name, distributions_of
+from distill_client.teachers.adapters.scores import arrange_by_name, distributions_of, require_some_number
 from distill_client.teachers.adapters.v2_file import OpenInferenceFile
 from distill_client.teachers.adapters.v2_metadata import Seen, read_metadata
 from distill_client.teachers.adapters.v2_tensors import Elements, Tensor, read_infer, write_infer
@@ -128,7 +128,7 @@ def _values(tensor: Tensor, images: int, file: OpenInferenceFile) -> Values:
             f"{tensor.name} has shape {tensor.shape}; expected are {images} x {len(file.classes)} numbers"
         )
     rows_nk = tensor.elements.reshape(images, len(file.classes))
-    return distributions_of(rows_nk, file, are_logits=file.output == "logits")
+    return distributions_of(require_some_number(rows_nk), file, are_logits=file.output == "logits")
 
 
 def _ranked(entries: list[str], images: int, file: OpenInferenceFile) -> Values:

@@ -1,5 +1,6 @@
 """From a teacher's scores, by name or in order, to an answer's values in our classes."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -24,17 +25,28 @@ def probabilities_of(scores: Sequence[Mapping[str, float]], file: TeacherFile) -
 
 
 def arrange_by_name(scores: Sequence[Mapping[str, float]], file: TeacherFile) -> NDArray[np.float64]:
-    """Each image's scores by class name, as float64 N x K, NaN for what was not named.
+    """Each image's scores by our classes, from theirs by the file's label map, as float64 N x K.
 
-    Raises TeacherProtocolError for a name that is none of the file's classes.
+    NaN for what was not named, and all over the row of an image whose names are all rejected. Raises
+    TeacherProtocolError for a name that is none of the file's classes, where that is an error.
     """
     index = {name: position for position, name in enumerate(file.classes)}
     values_nk = np.full((len(scores), len(index)), np.nan)
     for row, named in enumerate(scores):
-        for name, score in named.items():
-            if name not in index:
-                raise TeacherProtocolError(f"the teacher answered {name!r}, which is none of the file's classes")
+        for name, score in file.labels.scores_of_ours(named).items():
+            if not math.isfinite(score):
+                raise TeacherProtocolError(f"the teacher gave {name!r} a score of {score}; allowed are 0 to 1")
             values_nk[row, index[name]] = score
+    return values_nk
+
+
+def require_some_number(values_nk: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same scores. A model may fail at one image; at all of a call's, it is the model that is broken.
+
+    Raises TeacherProtocolError when no row is finite.
+    """
+    if not np.isfinite(values_nk).any(axis=1).any():
+        raise TeacherProtocolError("the teacher answered with no finite number at all")
     return values_nk
 
 
@@ -42,17 +54,15 @@ def distributions_of(values_nk: NDArray[np.float64], file: TeacherFile, *, are_l
     """Scores in the order of the file's classes, as an answer's values; logits go through softmax first.
 
     A row with a number that is infinite, or NaN all over, was paid for and says nothing: it is all NaN, or -1.
-    Raises TeacherProtocolError when that is so of every row, and for what is no distribution.
+    Raises TeacherProtocolError for what is no distribution.
     """
     values_nk = values_nk.copy()
     values_nk[np.isinf(values_nk).any(axis=1)] = np.nan
-    if np.isnan(values_nk).all():
-        raise TeacherProtocolError("the teacher answered with no finite number at all")
     if are_logits:
         values_nk = _softmax(values_nk)
-    low, high = np.nanmin(values_nk), np.nanmax(values_nk)
-    if low < 0 or high > 1 + 1e-6:
-        found = low if low < 0 else high
+    outside = (values_nk < 0) | (values_nk > 1 + 1e-6)
+    if outside.any():
+        found = values_nk[outside][0]
         raise TeacherProtocolError(
             f"the teacher gave {_name_of(found, values_nk, file)} a score of {found:g}; allowed are 0 to 1 (the "
             "teacher's file must say where they are logits)"
@@ -90,7 +100,7 @@ def class_by_number(name: str, file: TeacherFile) -> str:
 
     A name that is one of the classes stays what it is, and so does any other name.
     """
-    found = None if name in file.classes else re.fullmatch(r"(?:LABEL_)?([0-9]{1,6})", name)
+    found = None if name in file.classes or name in file.labels else re.fullmatch(r"(?:LABEL_)?([0-9]{1,6})", name)
     return file.classes[int(found[1])] if found and int(found[1]) < len(file.classes) else name
 
 

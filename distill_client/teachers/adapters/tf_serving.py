@@ -18,6 +18,7 @@ from distill_client.teachers.adapters.scores import (
     class_by_number,
     distributions_of,
     require_all_named,
+    require_some_number,
 )
 from distill_client.teachers.encoding import base64_bytes, encode_image, file_bytes_max, images_that_fit
 from distill_client.teachers.manners.patience import Retryable
@@ -133,7 +134,7 @@ class TfServingAdapter:
             raise TeacherProtocolError(
                 f"{reply.url}: predictions have shape {list(found.shape)}, for {len(file.classes)} classes"
             )
-        found_nk = found.reshape(len(rows), len(file.classes))
+        found_nk = require_some_number(found.reshape(len(rows), len(file.classes)))
         return distributions_of(found_nk, file, are_logits=file.output == "logits")
 
     def _ranked(self, reply: HttpReply, rows: list[Any]) -> Values:

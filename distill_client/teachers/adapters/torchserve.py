@@ -19,6 +19,7 @@ from distill_client.teachers.adapters.scores import (
     class_by_number,
     distributions_of,
     require_all_named,
+    require_some_number,
 )
 from distill_client.teachers.encoding import (
     MEDIA_TYPES,
@@ -113,7 +114,7 @@ class TorchServeAdapter:
                 raise TeacherProtocolError(
                     f"{reply.url}: {len(file.classes)} scores an image expected: {shown(rows)}"
                 )
-            return distributions_of(found, file)
+            return distributions_of(require_some_number(found), file)
         scores: list[dict[str, float]] = []
         for row in rows:
             if not isinstance(row, dict) or any(type(score) not in (int, float) for score in row.values()):
