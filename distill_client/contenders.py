@@ -16,6 +16,7 @@ from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.pool import Pool
 from distill_client.randomness import torch_generator
+from distill_client.student.augmentation import with_blends, without_blends
 from distill_client.student.checkpoint import Checkpoint
 from distill_client.student.ensemble import Ensemble, prior_shift
 from distill_client.student.lessons import Lessons
@@ -130,14 +131,16 @@ def train_contender(
 
     if (label_only := lessons.label_only) is None:
         return train(contender, INITIAL_WEIGHTS, lessons, checkpoint_path, progress)
-    members, alone = [], replace(lessons, label_only=None)
-    trainings = label_only.ensemble + 1
+    members, trainings = [], label_only.ensemble + 1
+    of_labels = replace(lessons, label_only=None, augmentation=with_blends(lessons.augmentation))
     for number, path in enumerate(_member_checkpoints(checkpoint_path, label_only.ensemble)):
         name = f"{contender}.member-{number}"
         heard = _as_part(progress, number, trainings)
-        members.append(train(name, f"{name}.initial-weights", alone, path, heard)[0].eval())
-    taught = replace(alone, ensemble=Ensemble(members, label_only))
-    return train(contender, INITIAL_WEIGHTS, taught, checkpoint_path, _as_part(progress, trainings - 1, trainings))
+        members.append(train(name, f"{name}.initial-weights", of_labels, path, heard)[0].eval())
+    heard = _as_part(progress, trainings - 1, trainings)
+    augmentation = without_blends(lessons.augmentation)  # what blends are is the ensemble's to say
+    taught = replace(of_labels, augmentation=augmentation, ensemble=Ensemble(members, label_only))
+    return train(contender, INITIAL_WEIGHTS, taught, checkpoint_path, heard)
 
 
 def _as_part(progress: Heard, done: int, trainings: int) -> Heard:

@@ -12,6 +12,19 @@ import torch.nn.functional as F
 from distill_client.config import Augmentation, AugmentationConfig
 from distill_client.student.losses import Targets
 
+_WITH_BLENDS: dict[Augmentation, Augmentation] = {"none": "mixup", "geometric": "combination"}
+_WITHOUT_BLENDS: dict[Augmentation, Augmentation] = {blends: plain for plain, blends in _WITH_BLENDS.items()}
+
+
+def with_blends(mode: Augmentation) -> Augmentation:
+    """The same, with blends whose answers are interpolated."""
+    return _WITH_BLENDS.get(mode, mode)
+
+
+def without_blends(mode: Augmentation) -> Augmentation:
+    """The same, with no blends."""
+    return _WITHOUT_BLENDS.get(mode, mode)
+
 
 def augment(
     mode: Augmentation,

@@ -3,12 +3,13 @@
 A label says which class, and nothing of how near the others were. Where a teacher gives no more, our student is
 trained so, and no further query is spent:
 
-1. ``ensemble`` students, with weights and orders of their own, each learn the bought labels as they are:
-   ``-log p_label``, the mean over a batch.
-2. Our student then trains on batches of the same images. A part of each, ``blended_fraction``, are blends of two of
-   its images, x = s x1 + (1 - s) x2 with s ~ U(0, 1), which nobody asked the teacher about: their target is q, the
-   mean of the members' probabilities for that very blend. The target of the others is ``label_share`` of the label
-   and the rest q, again of the very pixels, varied as they are. The loss is the cross-entropy with these targets.
+1. ``ensemble`` students, with weights and orders of their own, each learn the bought labels, on blends of two bought
+   images, x = s x1 + (1 - s) x2 with s ~ U(0, 1): ``-s log p_label1 - (1 - s) log p_label2``. Learning labels as they
+   are makes a student far too sure of itself, and an ensemble of such students too.
+2. Our student then trains on batches of the same images. A part of each, ``blended_fraction``, are such blends, which
+   nobody asked the teacher about: their target is no mixture of labels but q, the mean of the members' probabilities
+   for that very blend. The target of the others is ``label_share`` of the label and the rest q, again of the very
+   pixels, varied as they are. The loss is the cross-entropy with these targets.
 3. With ``prior_correction`` all of them learn p_c ~ exp(z_c + log a_c - log b_c): a are the frequencies of the
    classes among all labels that are learnt from, b among those of the real images. What synthetic images do to how
    often a class is answered goes into a and b, which are then left out, and not into the student's logits z.

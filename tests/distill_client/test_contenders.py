@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from distill_client import contenders
 from distill_client.contenders import (
     STANDARD_KD,
     STUDENT,
@@ -126,9 +127,9 @@ def test_nobody_learns_from_rejected_answers_and_everything_else_stays_in_its_pl
 
 def test_where_every_answer_is_rejected_there_is_nothing_to_learn() -> None:
     config, pool = tiny_config(), some_pool()
-    for rows, contenders in ((list(range(100)), "all of the 100"), (list(range(40)), "all of the 100")):
+    for rows, message in ((list(range(100)), "all of the 100"), (list(range(40)), "all of the 100")):
         nothing = reject(bought(pool), rows)
-        with pytest.raises(ConfigError, match=contenders):
+        with pytest.raises(ConfigError, match=message):
             prepare_lessons(config, pool, nothing, draw_held_out(config, 100), loss_of(nothing))
 
 
@@ -191,6 +192,35 @@ def test_an_ensembles_training_that_is_killed_ends_as_if_it_had_never_stopped(tm
     remove_checkpoints(config, path)
     assert list(path.parent.iterdir()) == []
     remove_checkpoints(config, path)
+
+
+@pytest.mark.parametrize(
+    ("configured", "members", "student"),
+    [
+        ("none", "mixup", "none"),
+        ("combination", "combination", "geometric"),
+        ("geometric", "combination", "geometric"),
+    ],
+)
+def test_members_learn_blends_of_labels_and_the_student_the_ensembles_word_for_them(
+    tmp_path: Path, configured: str, members: str, student: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Lessons] = []
+
+    def spy(network: torch.nn.Module, lessons: Lessons, *rest: object) -> list[dict[str, float]]:
+        trained.append(lessons)
+        return []
+
+    monkeypatch.setattr(contenders, "train_student", spy)
+    config, labels = tiny_config(student={"augmentation": configured}), bought(some_pool(), disclosure="label")
+    lessons = prepare_lessons(config, some_pool(), labels, draw_held_out(config, 100), loss_of(labels))[STUDENT]
+    path = tmp_path / "student.safetensors"
+    train_contender(config, STUDENT, lessons, device=CPU, checkpoint_path=path, progress=lambda *_: None)
+    assert [each.augmentation for each in trained] == [members] * 3 + [student]
+    assert [each.ensemble is None for each in trained] == [True] * 3 + [False]
+    assert trained[-1].ensemble is not None
+    assert not any(network.training for network in trained[-1].ensemble.members)
+    assert all(np.array_equal(each.targets_nk, lessons.targets_nk) for each in trained)
 
 
 def test_members_differ_and_the_student_begins_as_every_contender_does(tmp_path: Path) -> None:

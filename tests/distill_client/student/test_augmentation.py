@@ -1,9 +1,15 @@
 import pytest
 import torch
 
-from distill_client.config import AugmentationConfig
+from distill_client.config import Augmentation, AugmentationConfig
 from distill_client.randomness import torch_generator
-from distill_client.student.augmentation import augment, mix_within_batch, transform_geometrically
+from distill_client.student.augmentation import (
+    augment,
+    mix_within_batch,
+    transform_geometrically,
+    with_blends,
+    without_blends,
+)
 from distill_client.student.losses import Targets
 
 
@@ -41,6 +47,12 @@ def test_targets_change_only_where_images_are_blended(mode: str) -> None:
     assert torch.equal(answers.named_nk, targets) == (mode in ("none", "geometric"))
     assert torch.equal(varied, images) == (mode == "none")
     assert 0 <= float(varied.min()) <= float(varied.max()) <= 1 + 1e-6
+
+
+def test_blends_are_added_to_or_taken_from_whatever_else_is_done() -> None:
+    modes: list[Augmentation] = ["none", "geometric", "mixup", "combination"]
+    assert [with_blends(mode) for mode in modes] == ["mixup", "combination", "mixup", "combination"]
+    assert [without_blends(mode) for mode in modes] == ["none", "geometric", "none", "geometric"]
 
 
 def test_without_bounds_nothing_moves() -> None:
