@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.distill_client.test_pool_sources import BAD_FILES
+from tests.distill_client.pool.test_npz_files import BAD_FILES
 from tests.shared.odd_pictures import encode, ignored_files, paint, unusable_files, usable_files, write_all
 
 BIN = Path(sys.executable).parent
