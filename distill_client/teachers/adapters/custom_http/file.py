@@ -150,12 +150,12 @@ class CustomHttpFile(TeacherFile):
         return self
 
     def _check_placeholders(self) -> None:
-        clash = self.constants.keys() & (OF_EVERY_REQUEST | OF_AN_IMAGE | {"images"})
+        clash = self.constants.keys() & (OF_EVERY_REQUEST | OF_AN_IMAGE | {"images", "region" if self.aws else ""})
         if clash:
             raise ValueError(f"constants.{min(clash)} has the name of a placeholder that is filled anyway")
-        known = self.constants.keys() | OF_EVERY_REQUEST
+        known = self._fixed.keys() | OF_EVERY_REQUEST
         request = self.request
-        require_known(self.url, self.constants.keys() | {"class_count"}, "url")
+        require_known(self.url, self._fixed.keys(), "url")
         for key, texts in (("headers", request.headers), ("query", request.query), ("fields", request.fields)):
             require_known(texts, known, f"request.{key}")
         if request.template is None:
@@ -198,8 +198,13 @@ class CustomHttpFile(TeacherFile):
         )
 
     def filled(self, more: Mapping[str, object]) -> dict[str, object]:
-        """What placeholders stand for: the constants, ``class_count`` and ``more``."""
-        return {**self.constants, "class_count": len(self.classes), **more}
+        """What placeholders stand for: the constants, ``class_count``, ``region`` of AWS, and ``more``."""
+        return {**self._fixed, **more}
+
+    @property
+    def _fixed(self) -> dict[str, object]:
+        region = {} if self.aws is None else {"region": self.aws.region}
+        return {**self.constants, **region, "class_count": len(self.classes)}
 
     def secret_texts(self) -> tuple[str, ...]:
         """Every key that is sent. Raises ConfigError."""
