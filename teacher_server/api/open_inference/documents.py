@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 INPUT_NAME = "images"
 PROBABILITIES = "probabilities"
 LABELS = "labels"
+DATATYPES = ("UINT8", "FP32", "BYTES")
 HEADER_JSON_LENGTH = "Inference-Header-Content-Length"
 SIZE_MAX = 2**63 - 1
 
@@ -27,9 +28,9 @@ class InputParameters(_Document):
 class InputTensor(_Document):
     """The one input: images as numbers, or as encoded files."""
 
-    name: str = Field(max_length=255)
+    name: str = Field(max_length=255, json_schema_extra={"enum": [INPUT_NAME]})
     shape: list[_Extent] = Field(min_length=1, max_length=8)
-    datatype: str = Field(max_length=16, description="UINT8, FP32 or BYTES")
+    datatype: str = Field(max_length=16, json_schema_extra={"enum": list(DATATYPES)})
     parameters: InputParameters = InputParameters()
     data: Any = Field(None, description="row-major, nested or flat; of BYTES each the base64 of one image file")
 
@@ -45,7 +46,7 @@ class OutputParameters(_Document):
 class WantedOutput(_Document):
     """One output that the caller wants."""
 
-    name: str = Field(max_length=255)
+    name: str = Field(max_length=255, json_schema_extra={"enum": [PROBABILITIES, LABELS]})
     parameters: OutputParameters = OutputParameters()
 
 

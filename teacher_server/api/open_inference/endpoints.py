@@ -128,16 +128,6 @@ async def model_metadata(name: str, key: Caller, server: CurrentServer) -> Model
     return _metadata(server.labelling.teacher(name), key.disclosure, server)
 
 
-@router.get(
-    "/v2/models/{name}/versions/{version:path}", summary="One version of it", responses=plain_errors(*_READING)
-)
-async def version_metadata(name: str, version: str, key: Caller, server: CurrentServer) -> ModelMetadata:
-    """The same of one version."""
-    if version.endswith("/infer") and server.catalogue.find(name, version) is None:
-        raise HTTPException(405, headers={"Allow": "POST"})  # the other address, which takes purchases only
-    return _metadata(server.labelling.teacher(name, version), key.disclosure, server)
-
-
 @router.post("/v2/models/{name}/infer", summary="Buy the teacher's answer to a batch of images", **_INFER)
 async def infer(name: str, request: Request, key: Caller, server: CurrentServer, headers: Headers) -> Response:
     """Body: the protocol's JSON, or JSON with the tensor after it as binary, and `Inference-Header-Content-Length`.
@@ -155,6 +145,16 @@ async def infer_by_version(
 ) -> Response:
     """The same, answered by this version or not at all."""
     return await _infer(request, server, Asked(key, name, version, headers.idempotency_key), headers.json_length)
+
+
+@router.get(
+    "/v2/models/{name}/versions/{version:path}", summary="One version of it", responses=plain_errors(*_READING)
+)
+async def version_metadata(name: str, version: str, key: Caller, server: CurrentServer) -> ModelMetadata:
+    """The same of one version."""
+    if version.endswith("/infer") and server.catalogue.find(name, version) is None:
+        raise HTTPException(405, headers={"Allow": "POST"})  # the other address, which takes purchases only
+    return _metadata(server.labelling.teacher(name, version), key.disclosure, server)
 
 
 async def _infer(request: Request, server: Server, asked: Asked, json_length: str | None) -> Response:

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.wire.error_codes import ErrorCode
-from teacher_server.api.open_inference.documents import INPUT_NAME, InputTensor
+from teacher_server.api.open_inference.documents import DATATYPES, INPUT_NAME, InputTensor
 from teacher_server.decoding import Body, ImageFilesBody, TensorBody
 from teacher_server.errors import Refusal
 
-DATATYPES = ("UINT8", "FP32", "BYTES")
 _DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 _LENGTH_BYTES = 4
 
