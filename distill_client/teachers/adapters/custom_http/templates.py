@@ -54,14 +54,16 @@ def require_known(template: Json, known: Collection[str], key: str) -> None:
 
 def parse_template(template: Json, key: str) -> Json:
     """A template that may be JSON in a text, as what that holds. Raises ValueError, naming the key."""
-    if not isinstance(template, str) or not template.lstrip().startswith(("{", "[")):
-        return template
-    if _PLACEHOLDER.fullmatch(template.strip()):
-        return template.strip()
-    try:
-        parsed: Json = json.loads(template)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{key} begins like JSON and is none: {error}") from error
+    parsed = template
+    if isinstance(template, str) and template.lstrip().startswith(("{", "[")):
+        if _PLACEHOLDER.fullmatch(template.strip()):
+            return template.strip()
+        try:
+            parsed = json.loads(template)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{key} begins like JSON and is none: {error}") from error
+    for _ in _texts(parsed, key):
+        pass  # finds what JSON cannot hold
     return parsed
 
 
