@@ -5,7 +5,7 @@ DistillError
 ├── TeacherError
 │   ├── TeacherRefused        exit 3: a refusal that asking again cannot change
 │   │   ├── BudgetExhausted   exit 3: carries granted and spent; the run can be resumed after a grant
-│   │   └── TeacherChanged    exit 8: the version that the run is bought from is not served any more
+│   │   └── TeacherChanged    exit 8: the version, or the policy, that the run is bought from is gone
 │   ├── TeacherUnavailable    exit 4: no answer after bounded retries; the run can be resumed
 │   └── TeacherProtocolError  exit 5: the answer does not fit the contract
 │       └── ReceiptFault      exit 5: its receipt does not prove what was asked and got
@@ -57,7 +57,7 @@ class BudgetExhausted(TeacherRefused):
 
 
 class TeacherChanged(TeacherRefused):
-    """The teacher's owner has put another version in the place of the one that the run is bought from."""
+    """The teacher's owner has put another version, or disclosure, in the place of the run's."""
 
     exit_code = 8
 

@@ -30,7 +30,10 @@ _OTHER_THAN_IT_WAS = (ErrorCode.TEACHER_NOT_FOUND, ErrorCode.INVALID_IMAGES, Err
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """One request, parsed but not yet decoded; by whom and under which names."""
+    """One request, parsed but not yet decoded; by whom and under which names.
+
+    ``disclosure`` is the policy that it is to be answered under or not at all, None where any will do.
+    """
 
     key: Key
     teacher_name: str
@@ -38,6 +41,7 @@ class LabelRequest:
     idempotency_key: str
     request_id: str
     version: str | None = None
+    disclosure: str | None = None
 
 
 class Labelling:
@@ -97,6 +101,7 @@ class Labelling:
         question = _question(request, digests)
         if earlier := self._ledger.find_answer(question):
             return self._again(earlier, request, images_nhwc)
+        _require_disclosure(request)
         with self._admission.first(request.key, request.idempotency_key), self._room(request, len(images_nhwc)):
             with self._classifying:
                 probabilities_nk = teacher.classifier.probabilities(images_nhwc)
@@ -177,6 +182,16 @@ class Labelling:
         if isinstance(request.body, NpyBody | TensorBody) and (spec := own_input(request.body)):
             return [spec]
         return self._catalogue.inputs_ever(request.teacher_name)
+
+
+def _require_disclosure(request: LabelRequest) -> None:
+    """What the owner changed after this was read, the charge finds out. Raises Refusal(disclosure_changed)."""
+    present = str(request.key.disclosure)
+    if request.disclosure not in (None, present):
+        raise Refusal(
+            ErrorCode.DISCLOSURE_CHANGED,
+            f"Teacher-Disclosure is {request.disclosure[:80]!r}, but this key's is {present!r} now",
+        )
 
 
 def _question(request: LabelRequest, digests: list[bytes]) -> Question:

@@ -11,6 +11,7 @@ from distill_client.commands import resume_command
 from distill_client.errors import RunStoreError
 from distill_client.run_folder import RunFolder
 from distill_client.teachers.native.receipts import keep_evidence
+from distill_client.teachers.paid.buying import HOW_TO_GO_ON
 from distill_client.teachers.protocol import Capabilities, Teacher, key_identity
 
 
@@ -29,7 +30,8 @@ def require_same_teacher(folder: RunFolder, card: Capabilities) -> None:
     if (card.version, card.disclosure) != (began_with.version, began_with.disclosure):
         raise RunStoreError(
             f"{folder.path}: the run began with version {began_with.version} and disclosure {began_with.disclosure}; "
-            f"teacher {card.name} now has version {card.version} and disclosure {card.disclosure} for this key"
+            f"teacher {card.name} now has version {card.version} and disclosure {card.disclosure} for this key. "
+            f"Answers of two policies or versions are never mixed: {HOW_TO_GO_ON}"
         )
     if (card.name, card.classes, card.input) != (began_with.name, began_with.classes, began_with.input):
         raise RunStoreError(

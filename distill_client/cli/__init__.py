@@ -1,4 +1,4 @@
-"""The `distill` command: plan what would be bought, run, resume, audit, evaluate, predict.
+"""The `distill` command: plan what would be bought, run, resume, audit, settle, evaluate, predict; look at teachers.
 
 An experiment is a TOML file; flags only say where the teacher is, who it is, where the run goes and which device is
 used. The key is read from DISTILL_API_KEY, never from a flag, where other users of the machine would see it.
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from distill_client.cli import auditing, measuring, planning, running
+from distill_client.cli import auditing, measuring, planning, running, teachers
 from distill_client.cli.connecting import KEY_VARIABLE
 from distill_client.errors import DistillError, RunStoreError
 
@@ -17,7 +17,7 @@ __all__ = ["EPILOG", "KEY_VARIABLE", "app", "main"]
 EPILOG = (
     "Exit codes: 0 done, 2 configuration, 3 refused or budget exhausted, 4 teacher unavailable (resume later), "
     "5 answer or receipt outside the contract, 6 run folder, 7 the two sides' counts differ, 8 the teacher's version "
-    "is gone, 130 stopped by Ctrl-C (resume)."
+    "or the key's disclosure is another one now, 130 stopped by Ctrl-C (resume)."
 )
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command()(auditing.audit)
 app.command()(auditing.settle)
 app.command()(measuring.evaluate)
 app.command()(measuring.predict)
+app.add_typer(teachers.app, name="teacher")
 
 
 def main() -> None:

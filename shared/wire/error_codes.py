@@ -29,6 +29,7 @@ class ErrorCode(StrEnum):
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     STILL_RUNNING = "still_running"
     ANSWER_EXPIRED = "answer_expired"
+    DISCLOSURE_CHANGED = "disclosure_changed"
     RATE_LIMITED = "rate_limited"
     DAILY_BUDGET_EXHAUSTED = "daily_budget_exhausted"
     LEDGER_INCONSISTENT = "ledger_inconsistent"
@@ -65,6 +66,7 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.IDEMPOTENCY_KEY_REUSED: ErrorKind(422, False, "This Idempotency-Key was used for another request"),
     ErrorCode.STILL_RUNNING: ErrorKind(409, True, "The first request under this Idempotency-Key is still running"),
     ErrorCode.ANSWER_EXPIRED: ErrorKind(410, False, "The stored answer has expired and cannot be computed again"),
+    ErrorCode.DISCLOSURE_CHANGED: ErrorKind(412, False, "The key's disclosure is not the one asked for"),
     ErrorCode.RATE_LIMITED: ErrorKind(429, True, "The key asks faster than it may"),
     ErrorCode.DAILY_BUDGET_EXHAUSTED: ErrorKind(429, True, "The key's budget for this day is used up"),
     ErrorCode.LEDGER_INCONSISTENT: ErrorKind(503, False, "The ledger's record of this key does not add up"),

@@ -38,6 +38,7 @@ REFUSALS = (
     ErrorCode.IDEMPOTENCY_KEY_REUSED,
     ErrorCode.STILL_RUNNING,
     ErrorCode.ANSWER_EXPIRED,
+    ErrorCode.DISCLOSURE_CHANGED,
     ErrorCode.RATE_LIMITED,
     ErrorCode.DAILY_BUDGET_EXHAUSTED,
     ErrorCode.LEDGER_UNAVAILABLE,
@@ -96,7 +97,13 @@ async def admitted(server: Server, asked: Asked) -> AsyncIterator[None]:
 async def answer(request: Request, server: Server, asked: Asked, body: Body) -> Answered:
     """Have an admitted request answered and charged, under the id that it has been given. Raises Refusal."""
     label_request = LabelRequest(
-        asked.key, asked.name, body, asked.idempotency_key, request.state.request_id, asked.version
+        asked.key,
+        asked.name,
+        body,
+        asked.idempotency_key,
+        request.state.request_id,
+        asked.version,
+        request.headers.get(contracts.HEADER_DISCLOSURE),
     )
     return await anyio.to_thread.run_sync(server.labelling.answer, label_request, limiter=server.answering_threads)
 

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from distill_client.errors import TeacherProtocolError
 from distill_client.teachers.protocol import Answer, Values
 from shared.wire import contracts
-from shared.wire.contracts import Disclosure
+from shared.wire.contracts import PROBABILITY_DECIMALS, Disclosure
 from shared.wire.images import InvalidImages, decode_npy
+
+_TEACHER_SUM_TOLERANCE = 1e-3  # how far a row of a network's own probabilities may be from one
 
 
 def read_answer(headers: Mapping[str, str], content: bytes, *, images: int) -> Answer:
@@ -35,6 +37,29 @@ def read_answer(headers: Mapping[str, str], content: bytes, *, images: int) -> A
     return answer
 
 
+def _require_sums(disclosed_nk: NDArray[np.float64], disclosure: Disclosure) -> None:
+    """Rows that name every class sum to one, others to no more: exactly, in units of the last decimal, where the
+    policy names decimals; else as nearly as the teacher's own rows, each number rounded by itself.
+    """
+    units = 10 ** (PROBABILITY_DECIMALS if disclosure.decimals is None else disclosure.decimals)
+    are_whole_n: NDArray[np.bool_] = np.asarray(~np.isnan(disclosed_nk).any(axis=1))
+    scaled_nk = np.nan_to_num(disclosed_nk) * units
+    if disclosure.decimals is None:
+        off = _TEACHER_SUM_TOLERANCE * units + disclosed_nk.shape[1] / 2
+    else:
+        off = 0.5
+        if (np.abs(scaled_nk - scaled_nk.round()) > 0.1).any():
+            raise ValueError(f"a probability has more decimals than disclosure {disclosure} says")
+        scaled_nk = scaled_nk.round()
+    sums_n = scaled_nk.sum(axis=1)
+    wrong = np.flatnonzero((sums_n > units + off) | (are_whole_n & (sums_n < units - off)))
+    if len(wrong):
+        raise ValueError(
+            f"row {wrong[0]} sums to {sums_n[wrong[0]] / units:g}; allowed is one"
+            f"{'' if are_whole_n[wrong[0]] else ' at most'} under disclosure {disclosure}"
+        )
+
+
 def _require_values(array: NDArray[np.generic], images: int, disclosure: Disclosure) -> Values:
     if disclosure.kind == "label":
         if array.dtype == np.int64 and array.shape == (images,):
@@ -47,5 +72,6 @@ def _require_values(array: NDArray[np.generic], images: int, disclosure: Disclos
         most = probabilities_nk.shape[1] if disclosure.kind == "probabilities" else disclosure.k
         if (disclosed_nk.sum(axis=1) != min(most, probabilities_nk.shape[1])).any():
             raise ValueError(f"an answer does not name as many classes as disclosure {disclosure} says")
+        _require_sums(probabilities_nk.astype(np.float64), disclosure)
         return probabilities_nk
     raise ValueError(f"{array.dtype} of shape {array.shape} is no answer to {images} images under {disclosure}")

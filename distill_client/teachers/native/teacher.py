@@ -40,7 +40,8 @@ def connect(url: str, secret: str, name: str, *, manners: Manners, version: str 
 class NativeTeacher:
     """One teacher of one of our servers; may be used from several threads.
 
-    With a ``version`` it is asked at that version's own address, so that no other can answer, nor be paid.
+    With a ``version`` it is asked at that version's own address, so that no other can answer, nor be paid; and under
+    the disclosure that its first card has, so that no other policy's answers are paid for either.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class NativeTeacher:
         self._transport = transport
         self._events_per_page = events_per_page
         self._version = version
+        self._disclosure = ""
         self._path = f"/v1/teachers/{urllib.parse.quote(name, safe='')}"
         if version is not None:
             self._path += f"/versions/{urllib.parse.quote(version, safe='')}"
@@ -63,7 +65,9 @@ class NativeTeacher:
     def card(self) -> Capabilities:
         """See Teacher.card."""
         with self._still_served():
-            return self._get(self._path, Capabilities)
+            card = self._get(self._path, Capabilities)
+        self._disclosure = self._disclosure or card.disclosure
+        return card
 
     def usage(self) -> Usage:
         """See Teacher.usage."""
@@ -99,16 +103,14 @@ class NativeTeacher:
 
     def label(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> Answer:
         """See Teacher.label."""
-        request = HttpRequest(
-            "POST",
-            f"{self._path}/labels",
-            {
-                "Content-Type": NPY_MEDIA_TYPE,
-                "Accept": NPY_MEDIA_TYPE,
-                contracts.HEADER_IDEMPOTENCY_KEY: idempotency_key,
-            },
-            encode_npy(images_nhwc),
-        )
+        headers = {
+            "Content-Type": NPY_MEDIA_TYPE,
+            "Accept": NPY_MEDIA_TYPE,
+            contracts.HEADER_IDEMPOTENCY_KEY: idempotency_key,
+        }
+        if self._disclosure:
+            headers[contracts.HEADER_DISCLOSURE] = self._disclosure
+        request = HttpRequest("POST", f"{self._path}/labels", headers, encode_npy(images_nhwc))
         with self._still_served():
             reply = self._send(request, is_purchase=True)
         return read_answer(reply.headers, reply.content, images=len(images_nhwc))
@@ -119,10 +121,17 @@ class NativeTeacher:
 
     @contextmanager
     def _still_served(self) -> Iterator[None]:
-        """Say what to do when the version asked for is not there any more."""
+        """Say what to do when the version asked for, or the policy, is not there any more."""
         try:
             yield
         except TeacherRefused as error:
+            if error.code == ErrorCode.DISCLOSURE_CHANGED:
+                raise TeacherChanged(
+                    f"the run is bought under disclosure {self._disclosure!r} and no other, but: {error}. Nothing "
+                    "was charged for this request, and what was paid for before is kept. Ask the teacher's owner for "
+                    "that policy (`teacher keys set`), then go on with `distill resume`; or begin a new run",
+                    code=error.code,
+                ) from error
             if self._version is None or error.code != ErrorCode.TEACHER_NOT_FOUND:
                 raise
             raise TeacherChanged(

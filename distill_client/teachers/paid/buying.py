@@ -19,6 +19,10 @@ from shared.wire.contracts import TeacherCard
 from shared.wire.images import Images, image_digests
 
 _NPY_HEADER_BYTES_MAX = 256
+HOW_TO_GO_ON = (
+    "ask the teacher's owner for what it was (that version served again, that policy by `teacher keys set`), then go "
+    "on with `distill resume`; or begin a new run"
+)
 _ROUNDS_MAX = 5  # that an image is asked for which its teacher leaves out of its answers
 
 
@@ -130,7 +134,8 @@ def _misfit(answer: Answer, images: int, card: Capabilities) -> Exception | None
     if (answer.version, answer.disclosure) != (card.version, card.disclosure):
         return RunStoreError(
             f"the run began with version {card.version} and disclosure {card.disclosure}; teacher {card.name} has "
-            f"answered with version {answer.version} and disclosure {answer.disclosure}"
+            f"answered with version {answer.version} and disclosure {answer.disclosure}. That answer is not kept, as "
+            f"those of two policies or versions are never mixed: {HOW_TO_GO_ON}"
         )
     values, classes = answer.values, len(card.classes)
     if values.shape not in ((images,), (images, classes)):

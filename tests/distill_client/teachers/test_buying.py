@@ -195,6 +195,11 @@ class Misanswering(FakeTeacher):
         (lambda a: replace(a, values=np.array([0, -1, 2, 3])), TeacherProtocolError, "labels are from -1"),
         (lambda a: replace(a, version="2"), RunStoreError, "version 1 .* answered with version 2"),
         (lambda a: replace(a, disclosure="label"), RunStoreError, "disclosure probabilities.*disclosure label"),
+        (
+            lambda a: replace(a, disclosure="probabilities;decimals=6"),
+            RunStoreError,
+            "answered with version 1 and disclosure probabilities;decimals=6. .* never mixed: ask the teacher's owner",
+        ),
     ],
 )
 def test_an_answer_that_does_not_fit_is_not_kept(

@@ -399,7 +399,7 @@ def test_a_refusal_is_final_and_names_its_code(make_teacher: MakeTeacher, code: 
     teacher, script = make_teacher(problem(code, 422))
     with pytest.raises(TeacherRefused, match=f"{code}: the detail") as caught:
         teacher.label(IMAGES, "key-1")
-    assert (caught.value.code, caught.value.exit_code) == (code, 3)
+    assert (caught.value.code, caught.value.exit_code) == (code, 8 if code == ErrorCode.DISCLOSURE_CHANGED else 3)
     assert ("DISTILL_API_KEY" in str(caught.value)) is (code == ErrorCode.UNAUTHENTICATED)
     assert len(script.requests) == 1
 
