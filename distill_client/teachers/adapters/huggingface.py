@@ -11,14 +11,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from distill_client.errors import TeacherProtocolError
 from distill_client.teachers.adapters.json_reply import read_json, shown
 from distill_client.teachers.adapters.scores import (
     arrange_by_name,
-    class_by_number,
     distributions_of,
+    named_scores,
     require_all_named,
 )
 from distill_client.teachers.encoding import (
@@ -62,16 +62,6 @@ class HuggingFaceFile(TeacherFile):
         if self.function_to_apply == "none" and disclosed.kind == "top-k":
             raise ValueError(f"function_to_apply is none and answers is {self.answers!r}; logits need all classes")
         return self
-
-
-class _Score(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    label: str
-    score: float
-
-
-_SCORES = TypeAdapter(list[_Score])
 
 
 class HuggingFaceAdapter:
@@ -124,12 +114,7 @@ class HuggingFaceAdapter:
 
 
 def _scores(reply: HttpReply, file: HuggingFaceFile) -> Mapping[str, float]:
-    try:
-        found = _SCORES.validate_python(read_json(reply))
-    except ValidationError as error:
-        message = f"{reply.url}: the answer is not a list of labels and scores: {shown(reply.content)}"
-        raise TeacherProtocolError(message) from error
-    scores = {class_by_number(each.label, file): each.score for each in found}
-    if len(scores) < len(found):
-        raise TeacherProtocolError(f"{reply.url}: a label comes twice: {shown(reply.content)}")
-    return scores
+    found = read_json(reply)
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise TeacherProtocolError(f"{reply.url}: the answer is not a list of labels and scores: {shown(found)}")
+    return named_scores(reply.url, ((each.get("label"), each.get("score")) for each in found), file)

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill_client.errors import TeacherProtocolError
+from distill_client.teachers.adapters.json_reply import shown
 from distill_client.teachers.protocol import Values
 from distill_client.teachers.teacher_file import TeacherFile
 from shared.wire.contracts import Disclosure
@@ -78,6 +79,25 @@ def distributions_of(values_nk: NDArray[np.float64], file: TeacherFile, *, are_l
     known = np.where(np.isnan(values_nk), -1.0, values_nk)
     labels_n: Values = np.where(known.max(axis=1) < 0, -1, known.argmax(axis=1)).astype(np.int64)
     return labels_n
+
+
+def named_scores(where: str, pairs: Iterable[tuple[object, object]], file: TeacherFile) -> dict[str, float]:
+    """One image's scores by name, of whatever a reply held; ``where`` is for messages.
+
+    Raises TeacherProtocolError for names that are no texts, scores that are no numbers, and a name that comes twice.
+    """
+    scores: dict[str, float] = {}
+    for name, score in pairs:
+        if not isinstance(name, str) or type(score) not in (int, float):
+            raise TeacherProtocolError(f"{where}: expected names with scores, got {shown((name, score))}")
+        ours = class_by_number(name, file)
+        if ours in scores:
+            raise TeacherProtocolError(f"{where}: class {shown(ours)} comes twice")
+        try:
+            scores[ours] = float(score)  # type: ignore[arg-type]  # int or float, as was asked above
+        except OverflowError as error:  # an integer of hundreds of digits
+            raise TeacherProtocolError(f"{where}: the score of {shown(name)} is too large for a number") from error
+    return scores
 
 
 def require_all_named(scores: Sequence[Mapping[str, float]], file: TeacherFile) -> None:

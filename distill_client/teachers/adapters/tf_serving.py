@@ -17,6 +17,7 @@ from distill_client.teachers.adapters.scores import (
     arrange_by_name,
     class_by_number,
     distributions_of,
+    named_scores,
     require_all_named,
     require_some_number,
 )
@@ -139,7 +140,7 @@ class TfServingAdapter:
 
     def _ranked(self, reply: HttpReply, rows: list[Any]) -> Values:
         """Rows of [label, score]; a model without names gives its classes' places."""
-        scores = [_named(reply, row, self._file) for row in rows]
+        scores = [named_scores(reply.url, _pairs(reply, row), self._file) for row in rows]
         require_all_named(scores, self._file)
         return distributions_of(arrange_by_name(scores, self._file), self._file)
 
@@ -151,15 +152,7 @@ def labels_of(found: NDArray[np.float64], file: TensorTeacherFile) -> Values:
     return found.reshape(-1).astype(np.int64)
 
 
-def _named(reply: HttpReply, row: Any, file: TfServingFile) -> dict[str, float]:
-    scores: dict[str, float] = {}
-    for entry in row if isinstance(row, list) else [None]:
-        if (
-            not isinstance(entry, list)
-            or len(entry) != 2
-            or not isinstance(entry[0], str)
-            or type(entry[1]) not in (int, float)
-        ):
-            raise TeacherProtocolError(f"{reply.url}: expected rows of [label, score], got {shown(row)}")
-        scores[class_by_number(entry[0], file)] = float(entry[1])
-    return scores
+def _pairs(reply: HttpReply, row: Any) -> list[tuple[object, object]]:
+    if not isinstance(row, list) or not all(isinstance(entry, list) and len(entry) == 2 for entry in row):
+        raise TeacherProtocolError(f"{reply.url}: expected rows of [label, score], got {shown(row)}")
+    return [(entry[0], entry[1]) for entry in row]

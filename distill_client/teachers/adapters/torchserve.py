@@ -16,8 +16,8 @@ from distill_client.errors import TeacherProtocolError
 from distill_client.teachers.adapters.json_reply import member, read_json, read_numbers, shown
 from distill_client.teachers.adapters.scores import (
     arrange_by_name,
-    class_by_number,
     distributions_of,
+    named_scores,
     require_all_named,
     require_some_number,
 )
@@ -117,8 +117,8 @@ class TorchServeAdapter:
             return distributions_of(require_some_number(found), file)
         scores: list[dict[str, float]] = []
         for row in rows:
-            if not isinstance(row, dict) or any(type(score) not in (int, float) for score in row.values()):
+            if not isinstance(row, dict):
                 raise TeacherProtocolError(f"{reply.url}: expected scores by name, got {shown(row)}")
-            scores.append({class_by_number(name, file): float(score) for name, score in row.items()})
+            scores.append(named_scores(reply.url, row.items(), file))
         require_all_named(scores, file)
         return distributions_of(arrange_by_name(scores, file), file)

@@ -83,9 +83,9 @@ class Model:
         values, datatype = self.output, self.output_datatype
         if count := self.wanted.get("parameters", {}).get("classification"):
             order = np.argsort(-values, axis=1)[:, :count]
-            label = (lambda at: f":{self.labels[at]}") if self.labels else lambda at: ""
+            names = [f":{label}" for label in self.labels] if self.labels else [""] * len(CLASSES)
             values = np.array(
-                [[f"{row[at]:.6f}:{at}{label(at)}" for at in places] for row, places in zip(ROWS, order, strict=True)]
+                [[f"{row[at]:.6f}:{at}{names[at]}" for at in places] for row, places in zip(ROWS, order, strict=True)]
             )
             datatype = "BYTES" if is_binary else "STRING"
         output: dict[str, Any] = {"name": "scores", "datatype": datatype, "shape": list(np.shape(values))}
@@ -199,7 +199,8 @@ def test_label_by_classification_may_have_no_value(theirs: Vendor) -> None:
 def test_labels(theirs: Vendor, wire: str) -> None:
     theirs.answer = Model(output=np.array([2, 0, 3]), output_datatype="INT64")
     values = ask(adapter(theirs, output="label", answers="label", wire=wire), theirs.url).values
-    assert (values.dtype, values.tolist()) == (np.int64, [2, 0, 3])
+    assert values.dtype == np.int64
+    assert values.tolist() == [2, 0, 3]
 
 
 def test_null_is_what_is_not_disclosed(theirs: Vendor) -> None:
