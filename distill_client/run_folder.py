@@ -45,6 +45,7 @@ from distill_client.teachers.paid.batch_notes import BatchNotes
 from distill_client.teachers.paid.mending import require_store
 from distill_client.teachers.paid.store import PaidLabels
 from distill_client.teachers.protocol import Capabilities
+from distill_client.teachers.teacher_toml import self_contained_text
 from shared.wire.contracts import SigningKeys
 
 LABELS_FILE = "answers.sqlite"
@@ -136,9 +137,8 @@ class RunFolder:
 
     def keep_teacher_file(self, path: Path) -> None:
         """Keep the teacher's file that the run goes on with."""
-        text = path.read_text(encoding="utf-8")
         if path.resolve() != (self.path / TEACHER_FILE).resolve():
-            write_text(self.path / TEACHER_FILE, text)
+            write_text(self.path / TEACHER_FILE, self_contained_text(path))
 
     @property
     def evidence_path(self) -> Path:

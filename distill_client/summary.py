@@ -8,6 +8,7 @@ from distill_client.errors import RunStoreError
 from distill_client.pool import pool_input
 from distill_client.run_folder import RunFolder
 from distill_client.student.card import write_card
+from distill_client.teachers.permission import GIVEN
 from shared.wire.contracts import InputSpec
 from shared.wire.resizing import describe_preprocessing
 
@@ -46,6 +47,8 @@ def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
         "distilled_from": summary["teacher"],
         "teacher_test_accuracy": card.test_accuracy,
         "disclosure": card.disclosure,
+        "permission": GIVEN if card.has_permission else None,
+        "asked_as": None if card.has_permission is None else card.preprocessing,
         "learnt_by": summary.get("learnt_by", "not recorded by earlier versions"),
         "real_images": source,
         "answers_by_phase": summary["images"]["by_phase"],

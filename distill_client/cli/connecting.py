@@ -14,6 +14,7 @@ from distill_client.teachers.adapters.kinds import connect_described, load_teach
 from distill_client.teachers.manners.asking import Manners, announce_retries
 from distill_client.teachers.native.teacher import NativeTeacher, connect
 from distill_client.teachers.paid.allowance import Allowance
+from distill_client.teachers.permission import require_permission
 from distill_client.teachers.protocol import Teacher
 from distill_client.teachers.teacher_file import is_teacher_file
 
@@ -22,19 +23,27 @@ KEY_VARIABLE = "DISTILL_API_KEY"
 
 @contextlib.contextmanager
 def connected(
-    target: str, config: RunConfig, version: str | None = None, *, deadline_s: float | None = None
+    target: str,
+    config: RunConfig,
+    version: str | None = None,
+    *,
+    deadline_s: float | None = None,
+    buys: bool = True,
 ) -> Iterator[NativeTeacher | HttpTeacher]:
     """The experiment's teacher at an address of ours, or the one that a teacher's file describes.
 
-    Retries are announced, up to the experiment's deadline unless given. Raises ConfigError when there is no key, or
-    the address cannot be used.
+    Retries are announced, up to the experiment's deadline unless given. Raises ConfigError when there is no key, the
+    address cannot be used, or the file does not say that there is permission, and the caller ``buys``.
     """
     announce_retries(say)
     limit_s = config.teacher.deadline_s if deadline_s is None else min(deadline_s, config.teacher.deadline_s)
     manners = Manners(limit_s, requests_in_flight=config.teacher.requests_in_flight)
     server: NativeTeacher | HttpTeacher
     if is_teacher_file(target):
-        server = connect_described(load_teacher_file(Path(target)), manners)
+        file = load_teacher_file(Path(target))
+        if buys:
+            require_permission(file)
+        server = connect_described(file, manners)
     else:
         server = connect(target, _secret(), config.teacher.name, manners=manners, version=version)
     try:

@@ -33,7 +33,7 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     experiment = load_config(config)
     card, allowance = None, None
     if teacher is not None:
-        with connected(teacher, experiment, deadline_s=PATIENCE_S) as server:
+        with connected(teacher, experiment, deadline_s=PATIENCE_S, buys=False) as server:
             card, allowance = server.card(), allowance_of(server)
     material = read_material(experiment, card)
     cost = material.cost

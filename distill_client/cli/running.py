@@ -17,6 +17,7 @@ from distill_client.errors import AuditMismatch, ConfigError, DistillError
 from distill_client.run_folder import TEACHER_FILE, RunFolder, create_run, open_run, require_free, write_text
 from distill_client.teachers.native.receipts import UNSIGNED, Pin
 from distill_client.teachers.native.teacher import NativeTeacher
+from distill_client.teachers.teacher_toml import self_contained_text
 
 if TYPE_CHECKING:
     from distill_client.material import Material
@@ -102,7 +103,7 @@ def _keep(path: Path, material: "Material", teacher_file: Path | None) -> None:
     """Write into a new run's folder what a resumption starts from."""
     material.keep(path)
     if teacher_file is not None:
-        write_text(path / TEACHER_FILE, teacher_file.read_text(encoding="utf-8"))
+        write_text(path / TEACHER_FILE, self_contained_text(teacher_file))
 
 
 def _say_allowance(allowance: "Allowance", images: int) -> None:

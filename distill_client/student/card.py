@@ -26,6 +26,8 @@ def render_card(content: dict[str, Any]) -> str:
         "|---|---|",
         f"| teacher | {_text(teacher['name'])}, version {_text(teacher['version'])}; it disclosed "
         f"{_text(content['disclosure'])} |",
+        *_row("the teacher's images", content["asked_as"]),
+        *_row("permission", content["permission"]),
         f"| learnt by | {_text(content['learnt_by'])} |",
         f"| real images | {_text(content['real_images'])} |",
         f"| budget | {content['budget_images']:,} images |",
@@ -50,6 +52,10 @@ def render_card(content: dict[str, Any]) -> str:
         f"Run {content['run_id']}, configuration {content['config_digest']}. The same for programs: `card.json`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _row(name: str, value: str | None) -> list[str]:
+    return [] if value is None else [f"| {name} | {_text(value)} |"]
 
 
 def _receipt(receipt: dict[str, Any] | None) -> list[str]:

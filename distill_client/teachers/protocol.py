@@ -28,6 +28,9 @@ class Capabilities(TeacherCard):
     is_closed_set: bool = True
     input_form: InputForm = "uint8"
     upscaled_to: str | None = Field(None, description="HxW that images are enlarged to before they are sent")
+    has_permission: bool | None = Field(
+        None, description="whether the user states that its terms allow training on its answers; None for our servers"
+    )
     reports_usage: bool = Field(True, description="whether it counts what was bought, and shows its count")
     honours_idempotency: bool = Field(True, description="whether a request asked again is charged once")
 

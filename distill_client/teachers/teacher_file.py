@@ -170,6 +170,7 @@ class TeacherFile(Section):
             "input": InputSpec.model_validate({"height": height, "width": width, "channels": channels}),
             "preprocessing": f"{enlarged}, then sent as {input_form}" if enlarged else f"sent as {input_form}",
             "upscaled_to": f"{enlarged.height}x{enlarged.width}" if enlarged else None,
+            "has_permission": self.i_have_permission,
             "is_closed_set": self.unmapped == ERROR,
             "images_per_request_max": self.images_per_call,
             "body_bytes_max": self.call_bytes_max or _CALL_BYTES_MAX,

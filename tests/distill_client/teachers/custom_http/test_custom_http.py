@@ -2,6 +2,7 @@
 
 import base64
 import email.parser
+import email.policy
 import io
 import json
 import logging
@@ -156,12 +157,12 @@ def test_multipart_carries_fields_and_files(theirs: Vendor, monkeypatch: pytest.
         images_per_call=2,
     )
     head = f"Content-Type: {asked.headers['content-type']}\r\n\r\n".encode()
-    parts = email.parser.BytesParser().parsebytes(head + asked.content).get_payload()
-    assert isinstance(parts, list)
+    parts = list(email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + asked.content).iter_parts())
     named = [(part.get_param("name", header="content-disposition"), part.get_payload(decode=True)) for part in parts]
     assert named[:3] == [("model", b"a b/c"), ("n", b"3"), ("api_key", SECRET.encode())]
     assert [name for name, _ in named[3:]] == ["images", "images"]
-    assert np.array_equal([np.asarray(Image.open(io.BytesIO(file))) for _, file in named[3:]], IMAGES[:2])
+    files = [file for _, file in named[3:] if isinstance(file, bytes)]
+    assert np.array_equal([np.asarray(Image.open(io.BytesIO(file))) for file in files], IMAGES[:2])
 
 
 P = [0.1, 0.2, 0.3, 0.4]
@@ -193,7 +194,8 @@ def test_a_single_label(theirs: Vendor, tmp_path: Path, label: str | int) -> Non
     theirs.always({"top": label})
     with asked_as(a_file(theirs.url, reply={"label": "top"}, answers="label"), tmp_path) as (teacher, _):
         answer = teacher.label(ONE, "key")
-    assert (answer.values.tolist(), answer.values.dtype) == ([2], np.int64)
+    assert answer.values.tolist() == [2]
+    assert answer.values.dtype == np.int64
 
 
 def test_what_is_below_the_minimum_score_is_not_disclosed(theirs: Vendor, tmp_path: Path) -> None:
