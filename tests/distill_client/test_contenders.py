@@ -207,8 +207,15 @@ def test_members_learn_blends_of_labels_and_the_student_the_ensembles_word_for_t
 ) -> None:
     trained: list[Lessons] = []
 
-    def spy(network: torch.nn.Module, lessons: Lessons, *rest: object) -> list[dict[str, float]]:
+    seeds: list[int] = []
+    starts: list[torch.Tensor] = []
+
+    def spy(
+        network: torch.nn.Module, lessons: Lessons, schedule: object, generator: torch.Generator, *rest: object
+    ) -> list[dict[str, float]]:
         trained.append(lessons)
+        seeds.append(generator.initial_seed())
+        starts.append(next(network.parameters()).detach().clone())
         return []
 
     monkeypatch.setattr(contenders, "train_student", spy)
@@ -222,21 +229,10 @@ def test_members_learn_blends_of_labels_and_the_student_the_ensembles_word_for_t
     assert not any(network.training for network in trained[-1].ensemble.members)
     assert all(np.array_equal(each.targets_nk, lessons.targets_nk) for each in trained)
 
-
-def test_members_differ_and_the_student_begins_as_every_contender_does(tmp_path: Path) -> None:
-    config, pool = tiny_config(training={"steps": 1, "learning_rate": 1e-9}), some_pool()
-    labels = bought(pool, disclosure="label")
-    lessons = prepare_lessons(config, pool, labels, draw_held_out(config, 100), loss_of(labels))[STUDENT]
-    path = tmp_path / "student.safetensors"
-    network, _ = train_contender(config, STUDENT, lessons, device=CPU, checkpoint_path=path, progress=lambda *_: None)
-    starts = [fresh_network(config, image_hwc=(28, 28, 1), classes=10), network]
-    for number in range(3):
-        weights = f"student.member-{number}.initial-weights"
-        starts.append(fresh_network(config, image_hwc=(28, 28, 1), classes=10, weights=weights))
-    first = [next(iter(each.state_dict().values())) for each in starts]
-    assert torch.allclose(first[0], first[1], atol=1e-6)
-    for number, one in enumerate(first[1:]):
-        assert not any(torch.allclose(one, other, atol=1e-3) for other in first[number + 2 :])
+    assert len(set(seeds)) == 4
+    assert not any(torch.equal(one, other) for number, one in enumerate(starts) for other in starts[:number])
+    of_all = fresh_network(config, image_hwc=(28, 28, 1), classes=10)
+    assert torch.equal(starts[-1], next(of_all.parameters()))
 
 
 def test_contenders_begin_with_the_same_weights_and_are_saved_whole(tmp_path: Path) -> None:
