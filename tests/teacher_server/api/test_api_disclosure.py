@@ -212,3 +212,20 @@ def test_a_policy_changed_between_two_requests_holds_from_the_next_one_on(server
     assert after.headers[contracts.HEADER_DISCLOSURE] == "probabilities;noise=0.2;decimals=3"
     assert not np.array_equal(decode_npy(after.content), before)
     assert np.array_equal(values(holder, NUMBERS, Idempotency_Key="one"), before), "what was sold stays what it was"
+
+
+def test_a_request_may_say_under_which_policy_it_is_to_be_answered(servers: Servers) -> None:
+    holder = Holder(servers.start(), servers.secret("ada", "probabilities"))
+    said = {"Teacher_Disclosure": "probabilities"}
+    before = values(holder, NUMBERS, Idempotency_Key="one", **said)
+    change_policy(servers.database, name="ada", changes={}, disclosure=DisclosureChange(decimals="6"))
+    for disclosure in ("probabilities", "", "label", "x" * 200, "probabilities;decimals=06"):
+        content = numbered_images(NUMBERS)
+        problem = require_problem(holder.post_npy(content, Teacher_Disclosure=disclosure), 412, "disclosure_changed")
+        assert problem["detail"].endswith("but this key's is 'probabilities;decimals=6' now")
+    assert holder.spent() == len(NUMBERS), "nothing more was charged"
+    assert np.array_equal(values(holder, NUMBERS, Idempotency_Key="one", **said), before), (
+        "what was sold is had again"
+    )
+    assert len(values(holder, NUMBERS, Teacher_Disclosure="probabilities;decimals=6")) == len(NUMBERS)
+    assert holder.spent() == 2 * len(NUMBERS)
