@@ -155,19 +155,19 @@ def _mlserver(python: Path, model: Path, work: Path) -> Iterator[tuple[str, str]
         command = [str(python.parent / "mlserver"), "start", str(model)]
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
-        _wait_until_ready(f"{url}/v2/models/{json.loads((model / 'model-settings.json').read_text())['name']}/ready")
+        _wait_until_ready(server, f"{url}/v2/models/{load_bundle(BUNDLE).manifest.name}/ready")
         yield url, f"http://127.0.0.1:{metrics}/metrics"
     finally:
         _stop(server)
 
 
-def _wait_until_ready(url: str) -> None:
+def _wait_until_ready(server: subprocess.Popen[Any], url: str) -> None:
     ends = time.monotonic() + START_S
-    while time.monotonic() < ends:
+    while server.poll() is None and time.monotonic() < ends:
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310
             return
         time.sleep(0.2)
-    raise SystemExit(f"foreign_server: {url} is not ready after {START_S} s; see mlserver.log")
+    raise SystemExit(f"foreign_server: {url} is not ready, after up to {START_S} s; see mlserver.log")
 
 
 def _write_teacher(path: Path, url: str) -> Path:

@@ -14,9 +14,6 @@ from prometheus_client import Counter  # type: ignore[import-not-found]
 from teacher_server.teachers.bundle import load_bundle
 from teacher_server.teachers.classifier import load_classifier
 
-# Beside what MLServer counts itself, which is requests.
-IMAGES = Counter("images_answered", "Images that were answered", ["model"])
-
 
 class BundleModel(mlserver.MLModel):  # type: ignore[misc]
     """Answers a whole batch at once."""
@@ -24,6 +21,8 @@ class BundleModel(mlserver.MLModel):  # type: ignore[misc]
     async def load(self) -> bool:
         """Read the bundle that the model's settings name."""
         self._classifier = load_classifier(load_bundle(Path(self.settings.parameters.uri)))
+        # Beside what MLServer counts itself, which is requests; here, because it imports this file twice.
+        self._images = Counter("images_answered", "Images that were answered", ["model"])
         return True
 
     async def predict(self, payload: Any) -> Any:
@@ -31,5 +30,5 @@ class BundleModel(mlserver.MLModel):  # type: ignore[misc]
         images_nhwc = NumpyCodec.decode_input(payload.inputs[0]).astype(np.uint8)
         probabilities_nk = self._classifier.probabilities(images_nhwc).astype(np.float64).round(6)
         output = NumpyCodec.encode_output("probabilities", probabilities_nk)
-        IMAGES.labels(model=self.name).inc(len(images_nhwc))
+        self._images.labels(model=self.name).inc(len(images_nhwc))
         return mlserver.types.InferenceResponse(model_name=self.name, model_version=self.version, outputs=[output])

@@ -69,6 +69,7 @@ class HuggingFaceAdapter:
 
     def __init__(self, file: HuggingFaceFile) -> None:
         self._file = file
+        self._discloses = Disclosure.parse(file.answers).kind
         size = file_bytes_max(file.image_hwc)
         images_that_fit(file, base64_bytes(size) if file.body == "json" else size)
         self.capabilities: Capabilities = file.capabilities(file.encoding, images_per_request_max=1)
@@ -101,20 +102,19 @@ class HuggingFaceAdapter:
             raise failure_of(reply, _SIGNALS)
         scores = _scores(reply, self._file)
         require_all_named([scores], self._file)
-        are_logits = self._file.function_to_apply == "none"
+        are_logits = self._file.function_to_apply == "none" and self._discloses != "label"
         values = distributions_of(arrange_by_name([scores], self._file), self._file, are_logits=are_logits)
         return Answer(values, self._file.version, self._file.answers, charged=images)
 
     def _top_k(self) -> int:
-        """One is enough for a label, but not of logits: whether one is a number at all shows beside the others."""
         disclosed, classes = Disclosure.parse(self._file.answers), len(self._file.classes)
-        if disclosed.kind == "top-k":
-            return min(disclosed.k, classes)
-        return 1 if disclosed.kind == "label" and self._file.function_to_apply != "none" else classes
+        return min({"label": 1, "top-k": disclosed.k}.get(disclosed.kind, classes), classes)
 
 
 def _scores(reply: HttpReply, file: HuggingFaceFile) -> Mapping[str, float]:
     found = read_json(reply)
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise TeacherProtocolError(f"{reply.url}: the answer is not a list of labels and scores: {shown(found)}")
+    if Disclosure.parse(file.answers).kind == "label":  # the best is the first, and its score need not be disclosed
+        return named_scores(reply.url, ((each.get("label"), 1.0) for each in found[:1]), file)
     return named_scores(reply.url, ((each.get("label"), each.get("score")) for each in found), file)

@@ -17,10 +17,13 @@ from distill_client.teachers.adapters.v2_file import OpenInferenceFile
 from distill_client.teachers.adapters.v2_metadata import Seen, read_metadata
 from distill_client.teachers.adapters.v2_tensors import Elements, Tensor, read_infer, write_infer
 from distill_client.teachers.encoding import base64_bytes, encode_image, file_bytes_max, images_that_fit
-from distill_client.teachers.manners.signals import failure_of
+from distill_client.teachers.manners.signals import Signal, failure_of
 from distill_client.teachers.protocol import Answer, Capabilities, InputForm, Values
 from distill_client.teachers.transport import HttpReply, HttpRequest
 from shared.wire.contracts import Disclosure
+
+# The protocol has no word for it; our own server's header has.
+_SIGNALS = (Signal(meaning="exhausted", status=(403,), header="x-error-code", body="^budget_exhausted$"),)
 
 
 class OpenInferenceAdapter:
@@ -29,7 +32,7 @@ class OpenInferenceAdapter:
     def __init__(self, file: OpenInferenceFile) -> None:
         self._file = file
         self._seen: Seen | None = None
-        self._served_version = file.model_version
+        self._served = {"model_version": file.model_version} if file.model_version else {}
         forms: dict[str, tuple[InputForm, str]] = {
             "UINT8": ("uint8", f"sent as uint8, {file.layout}"),
             "FP32": ("fp32", f"sent as float32, {file.scaling}"),
@@ -49,7 +52,7 @@ class OpenInferenceAdapter:
     def read_first_look(self, reply: HttpReply) -> None:
         """See Adapter; names that the file does not give are taken from it."""
         if not reply.is_success:
-            raise failure_of(reply)
+            raise failure_of(reply, _SIGNALS)
         self._seen = read_metadata(self._file, reply)
 
     def request(self, images_nhwc: NDArray[np.uint8], idempotency_key: str) -> HttpRequest:
@@ -75,7 +78,7 @@ class OpenInferenceAdapter:
     def read(self, reply: HttpReply, images: int) -> Answer:
         """See Adapter; a batch is answered whole or not at all."""
         if not reply.is_success:
-            raise failure_of(reply)
+            raise failure_of(reply, _SIGNALS)
         document, tensors = read_infer(reply)
         self._require_same_version(reply, document)
         name = self._require_seen().output_name
@@ -96,14 +99,16 @@ class OpenInferenceAdapter:
 
     def _require_same_version(self, reply: HttpReply, document: dict[str, Any]) -> None:
         """A server may put another model in the place of one; its answers are none of this teacher."""
-        told = document.get("model_version")
-        if not isinstance(told, str) or not told:
-            return
-        self._served_version = self._served_version or told
-        if told != self._served_version:
-            raise TeacherProtocolError(
-                f"{reply.url}: model_version is {shown(told)}, after {self._served_version!r}; another model answers"
-            )
+        parameters = document.get("parameters")
+        told = {"model_version": document.get("model_version")}
+        if isinstance(parameters, dict):  # our own server says there what this key sees
+            told["disclosure"] = parameters.get("disclosure")
+        for what, found in told.items():
+            first = self._served.setdefault(what, found) if isinstance(found, str) and found else found
+            if found and found != first:
+                raise TeacherProtocolError(
+                    f"{reply.url}: {what} is {shown(found)}, after {first!r}; another model answers"
+                )
 
 
 def _image_bytes(file: OpenInferenceFile) -> int:
