@@ -87,7 +87,8 @@ async def buy_labels(
     `Idempotency-Key` gets the same answer and is charged once. With `Accept: application/x-npy` the answer is the
     array alone (float32 N x K, NaN where not disclosed; int64 N for labels) and the rest stands in headers.
 
-    Of several versions of the teacher the default answers; the answer says which one did.
+    Of several versions of the teacher the default answers; the answer says which one did. With the header
+    `Teacher-Disclosure` the request is answered under that policy or, uncharged, not at all.
     """
     return await _buy(request, server, Asked(key, name, None, form.idempotency_key), form)
 
