@@ -70,7 +70,7 @@ class HuggingFaceAdapter:
     def __init__(self, file: HuggingFaceFile) -> None:
         self._file = file
         self._discloses = Disclosure.parse(file.answers).kind
-        size = file_bytes_max(file.image_hwc)
+        size = file_bytes_max(file.sent_hwc)
         images_that_fit(file, base64_bytes(size) if file.body == "json" else size)
         self.capabilities: Capabilities = file.capabilities(file.encoding, images_per_request_max=1)
 

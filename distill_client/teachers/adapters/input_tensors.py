@@ -35,8 +35,8 @@ class TensorTeacherFile(TeacherFile):
 
     @property
     def axes_hwc(self) -> tuple[int, ...]:
-        """The extents of one image in ``layout``."""
-        height, width, channels = self.image_hwc
+        """The extents of one image, as it is sent, in ``layout``."""
+        height, width, channels = self.sent_hwc
         shapes = {"nhwc": (height, width, channels), "nchw": (channels, height, width)}
         return shapes.get(self.layout, (height * width * channels,))
 
@@ -48,6 +48,11 @@ class TensorTeacherFile(TeacherFile):
         """Float32 in ``layout``, scaled; computed in float64, so that the last bit is the same everywhere."""
         scaled = (images_nhwc.astype(np.float64) * self.scale - np.array(self.mean)) / np.array(self.std)
         return self._laid_out(scaled.astype(np.float32))
+
+    @property
+    def enlarging(self) -> str:
+        """What is done to images before all else, in words, for the record; empty for nothing."""
+        return f"{self.upscaling}, then " if self.upscaling else ""
 
     @property
     def scaling(self) -> str:

@@ -34,9 +34,9 @@ class OpenInferenceAdapter:
         self._seen: Seen | None = None
         self._served = {"model_version": file.model_version} if file.model_version else {}
         forms: dict[str, tuple[InputForm, str]] = {
-            "UINT8": ("uint8", f"sent as uint8, {file.layout}"),
-            "FP32": ("fp32", f"sent as float32, {file.scaling}"),
-            "BYTES": (file.encoding, f"sent as {file.encoding}"),
+            "UINT8": ("uint8", f"{file.enlarging}sent as uint8, {file.layout}"),
+            "FP32": ("fp32", f"{file.enlarging}sent as float32, {file.scaling}"),
+            "BYTES": (file.encoding, f"{file.enlarging}sent as {file.encoding}"),
         }
         form, preprocessing = forms[file.datatype]
         self.capabilities: Capabilities = file.capabilities(
@@ -114,11 +114,9 @@ class OpenInferenceAdapter:
 def _image_bytes(file: OpenInferenceFile) -> int:
     """The most bytes that one image takes in a request, the JSON around it left out."""
     if file.datatype == "BYTES":
-        return (
-            file_bytes_max(file.image_hwc) if file.wire == "binary" else base64_bytes(file_bytes_max(file.image_hwc))
-        )
+        return file_bytes_max(file.sent_hwc) if file.wire == "binary" else base64_bytes(file_bytes_max(file.sent_hwc))
     of_a_number = {("UINT8", "binary"): 1, ("FP32", "binary"): 4, ("UINT8", "json"): 4, ("FP32", "json"): 26}
-    return math.prod(file.image_hwc) * of_a_number[file.datatype, file.wire]
+    return math.prod(file.sent_hwc) * of_a_number[file.datatype, file.wire]
 
 
 def _values(tensor: Tensor, images: int, file: OpenInferenceFile) -> Values:

@@ -121,7 +121,7 @@ class OpenAIChatAdapter:
 
     def __init__(self, file: OpenAIChatFile) -> None:
         self._file = file
-        images_that_fit(file, base64_bytes(file_bytes_max(file.image_hwc)))
+        images_that_fit(file, base64_bytes(file_bytes_max(file.sent_hwc)))
         self.capabilities: Capabilities = file.capabilities(file.encoding, images_per_request_max=1)
         self._prompt = file.prompt.replace("{classes}", ", ".join(file.classes))
 

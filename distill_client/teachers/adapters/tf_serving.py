@@ -59,11 +59,15 @@ class TfServingAdapter:
 
     def __init__(self, file: TfServingFile) -> None:
         self._file = file
-        numbers = math.prod(file.image_hwc)
+        numbers = math.prod(file.sent_hwc)
         forms: dict[str, tuple[InputForm, str, int]] = {
-            "b64": (file.encoding, f"sent as {file.encoding}", base64_bytes(file_bytes_max(file.image_hwc)) + 64),
-            "UINT8": ("uint8", f"sent as uint8, {file.layout}", 8 * numbers),
-            "FP32": ("fp32", f"sent as float32, {file.scaling}", 30 * numbers),
+            "b64": (
+                file.encoding,
+                f"{file.enlarging}sent as {file.encoding}",
+                base64_bytes(file_bytes_max(file.sent_hwc)) + 64,
+            ),
+            "UINT8": ("uint8", f"{file.enlarging}sent as uint8, {file.layout}", 8 * numbers),
+            "FP32": ("fp32", f"{file.enlarging}sent as float32, {file.scaling}", 30 * numbers),
         }
         form, preprocessing, image_bytes = forms[file.input]
         self.capabilities: Capabilities = file.capabilities(

@@ -63,7 +63,7 @@ class TorchServeAdapter:
     def __init__(self, file: TorchServeFile) -> None:
         self._file = file
         self._url = file.url.rstrip("/")
-        size = file_bytes_max(file.image_hwc)
+        size = file_bytes_max(file.sent_hwc)
         is_batch = file.protocol == "kserve-v1"
         fitting = images_that_fit(file, base64_bytes(size) + 16 if is_batch else size)
         self.capabilities: Capabilities = file.capabilities(file.encoding, images_per_request_max=fitting)

@@ -143,6 +143,16 @@ def test_flat_rows(theirs: Vendor) -> None:
     assert np.array_equal(model.seen, IMAGES.reshape(3, 90))
 
 
+def test_enlarged_images_in_another_layout(theirs: Vendor) -> None:
+    model = theirs.answer = Model(shape=[-1, 3, 10, 12])
+    found = adapter(theirs, layout="nchw", min_size="10x10")
+    larger_nhwc = IMAGES.repeat(2, axis=1).repeat(2, axis=2)  # as the teacher in front of the adapter enlarges them
+    ask(found, theirs.url, larger_nhwc)
+    assert np.array_equal(model.seen, larger_nhwc.transpose(0, 3, 1, 2))
+    assert found.capabilities.preprocessing.startswith("enlarged to 10x12")
+    assert found.capabilities.upscaled_to == "10x12"
+
+
 @pytest.mark.parametrize("wire", ["binary", "json"])
 @pytest.mark.parametrize("shape", [[-1], [-1, 1]])
 def test_encoded_files(theirs: Vendor, wire: str, shape: list[int]) -> None:
