@@ -1,12 +1,17 @@
-"""Our commands as real processes, and a server that can be killed and started again."""
+"""Our commands as real processes, and a server that can be killed and started again.
+
+Most are forked by a process that has imported torch once, see ``tests.reliability.fork_server``: they start at once.
+"""
 
 import json
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.reliability.processes import ForkServer, Program, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -19,10 +24,47 @@ def command(*words: object) -> list[str]:
     return [str(BIN / program), *arguments]
 
 
+_TARGETS = {
+    "teacher": "tests.e2e.teacher_program:main",
+    "distill": "tests.reliability.distill_program:main",
+}
+_forks: dict[str, ForkServer] = {}
+
+
+def start(*words: object, log: Path, env: dict[str, str] | None = None) -> Program:
+    """Start `teacher ...` or `distill ...`; standard output goes to ``log`` with the suffix .out, the rest to it."""
+    program = str(words[0])
+    if program not in _forks:
+        _forks[program] = ForkServer(_TARGETS[program])
+    return _forks[program].start(*words, log=log, env=env or ENVIRONMENT)
+
+
+def close_forks() -> None:
+    """End the processes that fork, and what they left running."""
+    while _forks:
+        _forks.popitem()[1].close()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*words: object, env: dict[str, str] | None = None, timeout_s: float = 120) -> Done:
+    """Run a command to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        code = start(*words, log=log, env=env).wait(timeout_s)
+        return Done(code, log.with_suffix(".out").read_text(), log.read_text())
+
+
 def run_json(*words: object, env: dict[str, str] | None = None) -> dict[str, object]:
-    done = subprocess.run(
-        command(*words), env=env or ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, timeout=120
-    )
+    done = run(*words, env=env)
+    assert done.returncode == 0, done.stderr
     content: dict[str, object] = json.loads(done.stdout)
     return content
 
@@ -36,7 +78,7 @@ class ServerProcess:
     log: Path
     port: int = 0
     url: str = ""
-    process: subprocess.Popen[str] | None = field(default=None, repr=False)
+    process: Program | None = field(default=None, repr=False)
 
     @property
     def ledger_url(self) -> str:
@@ -44,29 +86,20 @@ class ServerProcess:
 
     def start(self) -> None:
         where = ("--bundle", self.bundle, "--ledger", self.ledger_url, "--port", self.port)
-        with self.log.open("a") as stderr:
-            self.process = subprocess.Popen(
-                command("teacher", "serve", *where, "--json"),
-                env=ENVIRONMENT,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.log.read_text()
-        self.url = json.loads(line)["url"]
+        said = self.log.with_suffix(".out")
+        said.write_text("")  # what an earlier start said
+        self.process = process = start("teacher", "serve", *where, "--json", log=self.log)
+        wait_until(lambda: said.read_text().endswith("\n") or process.poll() is not None)
+        assert said.read_text(), self.log.read_text()
+        self.url = json.loads(said.read_text())["url"]
         self.port = int(self.url.rpartition(":")[2])
 
     def stop(self, sign: int = signal.SIGTERM) -> int:
         if self.process is None:
             return 0
         process, self.process = self.process, None
-        process.send_signal(sign)
-        code = process.wait(30)
-        if process.stdout is not None:
-            process.stdout.close()
-        return code
+        process.send(sign)
+        return process.wait(30)
 
     def kill(self) -> None:
         """SIGKILL: no handler runs, nothing is flushed."""

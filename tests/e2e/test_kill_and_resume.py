@@ -3,7 +3,6 @@
 import json
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import ServerProcess, command, run_json
+from tests.e2e.processes import ServerProcess, run, run_json, start
+from tests.reliability.processes import Program
 
 PLANNED = 140
 PATIENCE_S = 90
@@ -36,12 +36,11 @@ def images_spent(server: ServerProcess) -> int:
     return count(server.ledger, "SELECT max(spent) FROM keys")
 
 
-def start_client(words: tuple[object, ...], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as output:
-        return subprocess.Popen(command(*words), env=env, stdout=output, stderr=output)
+def start_client(words: tuple[object, ...], env: dict[str, str], log: Path) -> Program:
+    return start(*words, log=log, env=env)
 
 
-def wait_until(reached: Callable[[], bool], client: subprocess.Popen[bytes]) -> bool:
+def wait_until(reached: Callable[[], bool], client: Program) -> bool:
     """Poll until something is reached; False when the client ended first."""
     deadline = time.monotonic() + PATIENCE_S
     while not reached():
@@ -73,8 +72,7 @@ def run_with_client_kills(
     for wanted in kill_after_answers:
         client = start_client(words, env, log)
         if wait_until(lambda wanted=wanted: answers_kept(run_dir) >= wanted, client):  # type: ignore[misc]  # bound now
-            client.kill()
-            kills += client.wait() == -signal.SIGKILL
+            kills += client.kill()
         if run_dir.exists():
             words = ("distill", "resume", run_dir)
     assert start_client(words, env, log).wait(PATIENCE_S) == 0, log.read_text()
@@ -124,7 +122,6 @@ def test_client_killed_while_training_ends_with_the_same_student(
     client = start_client(words, environments["killed"], log)
     assert wait_until((runs["killed"] / "contenders" / "student.safetensors").exists, client)
     client.kill()
-    client.wait()
     again = start_client(("distill", "resume", runs["killed"]), environments["killed"], log)
     assert again.wait(PATIENCE_S) == 0, log.read_text()
 
@@ -139,9 +136,7 @@ def test_two_clients_on_one_run_folder_do_not_meet(server: ServerProcess, small_
     run_dir, log = tmp_path / "run", tmp_path / "client.log"
     client = start_client(("distill", "run", small_config, "--teacher", server.url, "--out", run_dir), env, log)
     assert wait_until(lambda: answers_kept(run_dir) >= 1, client)
-    second = subprocess.run(
-        command("distill", "resume", run_dir), env=env, capture_output=True, text=True, check=False
-    )
+    second = run("distill", "resume", run_dir, env=env)
     assert client.wait(PATIENCE_S) == 0, log.read_text()
     # It came while the first was at work, or just after it: kept out, or nothing left to do.
     assert (second.returncode, "another process" in second.stderr) in ((6, True), (0, False)), second.stderr
@@ -157,7 +152,7 @@ def test_ctrl_c_leaves_at_once_though_the_server_is_dead(
     assert wait_until(lambda: answers_kept(run_dir) >= 5, client)
     server.kill()
     assert wait_until(lambda: "asking again" in log.read_text(), client)
-    client.send_signal(signal.SIGINT)
+    client.send(signal.SIGINT)
     assert client.wait(20) == 130, "its requests would have been retried for a minute"
     assert "distill resume" in log.read_text()
 

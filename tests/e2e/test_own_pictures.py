@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from shared.wire.contracts import InputSpec
 from shared.wire.image_files import decode_image_file
 from shared.wire.images import batch_digest, image_digests
-from tests.e2e.processes import ServerProcess, command, run_json
+from tests.e2e.processes import ServerProcess, run, run_json
 from tests.e2e.test_kill_and_resume import answers_kept, start_client, wait_until
 from tests.shared.odd_pictures import (
     encode,
@@ -110,7 +109,6 @@ def test_a_folder_of_odd_pictures_is_distilled_through_a_kill_and_without_the_fo
     client = start_client(("distill", "run", config, "--teacher", server.url, "--out", run_dir), env, log)
     assert wait_until(lambda: answers_kept(run_dir) >= 3, client)
     client.kill()
-    client.wait()
     shutil.rmtree(pictures)
     assert start_client(("distill", "resume", run_dir), env, log).wait(150) == 0, log.read_text()
 
@@ -176,14 +174,7 @@ def test_without_a_test_set_agreement_is_what_is_reported(
 ) -> None:
     env, run_dir = server.create_key("no-test-set", PLANNED), tmp_path / "run"
     config = write_experiment(tmp_path / "own.toml")
-    done = subprocess.run(
-        command("distill", "run", config, "--teacher", server.url, "--out", run_dir),
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-    )
+    done = run("distill", "run", config, "--teacher", server.url, "--out", run_dir, env=env, timeout_s=150)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no test set") == 3
     summary = json.loads((run_dir / "summary.json").read_text())
@@ -192,13 +183,6 @@ def test_without_a_test_set_agreement_is_what_is_reported(
     assert (run_dir / "report.png").read_bytes().startswith(b"\x89PNG")
     again = run_json("distill", "evaluate", run_dir, "--json", env=env)
     assert again["agreement"] == summary["agreement"]
-    refused = subprocess.run(
-        command("distill", "evaluate", run_dir, "--teacher-answers", config),
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    refused = run("distill", "evaluate", run_dir, "--teacher-answers", config, env=env)
     assert refused.returncode == 2
     assert "the run has no evaluation.dataset" in refused.stderr

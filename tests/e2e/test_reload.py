@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from shared.wire.images import NPY_MEDIA_TYPE, decode_npy, encode_npy
 from teacher_server.teachers.bundle import serialise_weights, write_bundle
 from teacher_server.teachers.classifier import load_classifier
 from teacher_server.teachers.manifest import BundleManifest
-from tests.e2e.processes import ENVIRONMENT, ServerProcess, command
+from tests.e2e.processes import Done, ServerProcess, run
 
 NAME = "shifting"
 THREADS = 4
@@ -52,15 +51,8 @@ def make_bundle(folder: Path, version: str, *, seed: int, overwrite: bool = Fals
     return load_classifier(bundle).probabilities(IMAGES_NHWC)
 
 
-def reload(server: ServerProcess, *, as_json: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command("teacher", "reload", "--ledger", server.ledger_url, *(["--json"] if as_json else [])),
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def reload(server: ServerProcess, *, as_json: bool = True) -> Done:
+    return run("teacher", "reload", "--ledger", server.ledger_url, *(["--json"] if as_json else []), timeout_s=60)
 
 
 @dataclass
