@@ -15,6 +15,7 @@ UNIT = 'teacher-unit="images"'
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _ITEM = re.compile(rf'(?P<name>{_QUOTED}|[A-Za-z*][^\s;,"]*)(?P<parameters>(?:[^,"]|{_QUOTED})*)')
 _PARAMETER = re.compile(r";\s*(?P<name>[a-z*][a-z0-9_.*-]*)=(?P<value>[0-9]{1,15})(?=\s*(?:;|$))")
+_FIELD_CHARACTERS = 8192  # more of a field is not read
 _INTEGER_MAX = 10**15 - 1  # the largest that a structured field may hold
 
 
@@ -62,8 +63,11 @@ class LimitState:
 
 def read_rate_limit(value: str) -> list[LimitState]:
     """The limits in a ``RateLimit`` field; what cannot be read of it is passed over, for it is only advice."""
-    states = []
-    for item in _ITEM.finditer(value[:8192]):
+    states: list[LimitState] = []
+    value = value[:_FIELD_CHARACTERS]
+    if '"' in re.sub(_QUOTED, "", value):
+        return states  # a text that is not closed: where the next item begins is not known
+    for item in _ITEM.finditer(value):
         parameters = re.sub(_QUOTED, "", item["parameters"])
         numbers = {found["name"]: int(found["value"]) for found in _PARAMETER.finditer(parameters)}
         if "r" in numbers:

@@ -123,7 +123,6 @@ VENDORS = (
         body=r"(?i)out of call volume quota|\bQuotaExceeded\b|ExceededQuota",
         vendor="Azure",
     ),
-    Signal(meaning="exhausted", status=(402,), vendor="Hugging Face"),
     Signal(meaning="overloaded", status=(503,), path="estimated_time", vendor="Hugging Face"),
     _clarifai("throttled", "11003|11005|10030|CONN_EXCEED_HOURLY_LIMIT|CONN_THROTTLED|TRY_AGAIN"),
     _clarifai("exhausted", "11000|11004|11006|CONN_ACCOUNT_ISSUES|CONN_EXCEED_MONTHLY_LIMIT|CONN_EXCEEDS_LIMITS"),
@@ -138,7 +137,7 @@ VENDORS = (
 )
 COMMON = (
     Signal(meaning="throttled", status=(429,)),
-    Signal(meaning="exhausted", status=(402,)),
+    Signal(meaning="exhausted", status=(402,)),  # Hugging Face, when its credits end
     Signal(meaning="unauthorised", status=(401, 403, 407)),
     Signal(meaning="overloaded", status=(503, 529)),
     Signal(meaning="unknown_outcome", status=(408, 424, 500, 502, 504), charged="unknown"),

@@ -57,11 +57,11 @@ def recipe(name: str, url: str, **keys: Any) -> CustomHttpFile:
 
 @contextmanager
 def asked_as(
-    file: CustomHttpFile, folder: Path, *, deadline_s: float = 5.0
+    file: CustomHttpFile, folder: Path, *, deadline_s: float = 5.0, requests_in_flight: int = 4
 ) -> Iterator[tuple[HttpTeacher, OwnLedger]]:
     """The teacher, counted by a ledger in ``folder``."""
     store = StoreFile(folder / "own.sqlite")
-    teacher = connect_described(file, Manners(deadline_s, requests_in_flight=4))
+    teacher = connect_described(file, Manners(deadline_s, requests_in_flight=requests_in_flight))
     try:
         ledger = OwnLedger(store)
         ledger.begin("test", teacher.card(), file.allowance)
