@@ -71,7 +71,13 @@ class OpenInferenceAdapter:
             count = {"label": 1, "top-k": disclosed.k}.get(disclosed.kind, len(file.classes))
             wanted["parameters"] = {"classification": min(count, len(file.classes))}
         headers, content = write_infer(
-            seen.input_name, file.datatype, values, shape=shape, output=wanted, binary=file.wire == "binary"
+            seen.input_name,
+            file.datatype,
+            values,
+            shape=shape,
+            output=wanted,
+            binary=file.wire == "binary",
+            request_id=idempotency_key,
         )
         return HttpRequest("POST", f"{self._address}/infer", {**headers, "Idempotency-Key": idempotency_key}, content)
 

@@ -35,7 +35,7 @@ class Tensor:
     elements: Elements
 
 
-def write_infer(
+def write_infer(  # noqa: PLR0913 - what the document holds
     name: str,
     datatype: str,
     values: NDArray[Any] | Sequence[bytes],
@@ -43,10 +43,12 @@ def write_infer(
     shape: Sequence[int],
     output: dict[str, Any],
     binary: bool,
+    request_id: str,
 ) -> tuple[dict[str, str], bytes]:
     """Headers and body of a request with one input; ``values`` are an array, or files where the datatype is BYTES.
 
-    BYTES in JSON are base64, since it holds no bytes; ``content_type`` says so to those who look for it.
+    BYTES in JSON are base64, since it holds no bytes; ``content_type`` says so to those who look for it. KServe's
+    models fail without an id.
     """
     tensor: dict[str, Any] = {"name": name, "shape": list(shape), "datatype": datatype}
     if not binary:
@@ -55,7 +57,7 @@ def write_infer(
         else:
             tensor["parameters"] = {"content_type": "base64"}
             tensor["data"] = [base64.b64encode(each).decode("ascii") for each in values]
-        document = {"inputs": [tensor], "outputs": [output]}
+        document = {"id": request_id, "inputs": [tensor], "outputs": [output]}
         return {"Content-Type": "application/json"}, json.dumps(document, separators=(",", ":")).encode("ascii")
     if isinstance(values, np.ndarray):
         raw = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -63,7 +65,8 @@ def write_infer(
         raw = b"".join(len(each).to_bytes(_LENGTH_BYTES, "little") + each for each in values)
     tensor["parameters"] = {"binary_data_size": len(raw)}
     wanted = {**output, "parameters": {**output.get("parameters", {}), "binary_data": True}}
-    head = json.dumps({"inputs": [tensor], "outputs": [wanted]}, separators=(",", ":")).encode("ascii")
+    document = {"id": request_id, "inputs": [tensor], "outputs": [wanted]}
+    head = json.dumps(document, separators=(",", ":")).encode("ascii")
     headers = {"Content-Type": "application/octet-stream", HEADER_JSON_LENGTH: str(len(head))}
     return headers, head + raw
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.http
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
 from distill_client.errors import ConfigError, TeacherProtocolError, TeacherRefused
+from distill_client.teachers.encoding import encode_image
 from distill_client.teachers.manners.patience import Retryable
 from tests.distill_client.teachers.adapters.vendor import (
     CLASSES,
@@ -57,6 +59,7 @@ class Model:
         length = asked.headers.get(LENGTH.lower())
         head = json.loads(asked.content[: int(length)] if length else asked.content)
         (tensor,), (self.wanted,) = head["inputs"], head["outputs"]
+        assert head["id"] == asked.headers["idempotency-key"]  # KServe's Python server fails without one
         assert tensor["name"] == "pixels"
         self.seen = self._read(tensor, asked.content[int(length) :] if length else None)
         return self._write(bool(length))
@@ -122,6 +125,29 @@ def test_bytes_as_they_are(theirs: Vendor, wire: str, output_datatype: str) -> N
     assert np.array_equal(model.seen, IMAGES)
     assert [asked.path for asked in theirs.asked] == ["/v2/models/m", "/v2/models/m/infer"]
     assert theirs.asked[1].headers["idempotency-key"] == "key-1"
+
+
+@pytest.mark.parametrize("datatype", ["UINT8", "FP32", "BYTES"])
+def test_the_same_bytes_as_tritons_own_client(theirs: Vendor, datatype: str) -> None:
+    theirs.answer = Model(datatype=datatype, shape=[-1] if datatype == "BYTES" else [-1, 5, 6, 3])
+    found = adapter(theirs, datatype=datatype)
+    ask(found, theirs.url)
+    files = [encode_image(image_hwc, "png") for image_hwc in IMAGES]
+    values = {
+        "UINT8": IMAGES,
+        "FP32": (IMAGES / 255).astype(np.float32),
+        "BYTES": np.array(files, dtype=object),
+    }[datatype]
+    tensor = tritonclient.http.InferInput("pixels", list(values.shape), datatype)
+    tensor.set_data_from_numpy(values, binary_data=True)
+    wanted = tritonclient.http.InferRequestedOutput("scores", binary_data=True)
+    body, length = tritonclient.http.InferenceServerClient.generate_request_body(
+        [tensor], outputs=[wanted], request_id="key-1"
+    )
+    sent = theirs.asked[-1]
+    ours = int(sent.headers[LENGTH.lower()])
+    assert json.loads(sent.content[:ours]) == json.loads(body[:length])
+    assert sent.content[ours:] == body[length:]
 
 
 @pytest.mark.parametrize("wire", ["binary", "json"])
