@@ -120,7 +120,8 @@ def test_bodies_that_are_not_usable(world: World) -> None:
     holder = world.holder()
     require_error(send(holder, b"", "image/png"), 422, "invalid_images")
     require_error(send(holder, b"no picture", None), 422, "invalid_images")
-    require_error(send(holder, b'{"inputs":' + b"[" * 1_000_000, "application/json"), 422, "invalid_request")
+    require_error(send(holder, b'{"inputs":' + b"[" * 100_000, "application/json"), 422, "invalid_request")
+    require_error(send(holder, b'{"inputs":' + b"[" * 1_000_000, "application/json"), 413, "body_too_large")
     for media_type in ("multipart/form-data", "text/plain", "application/x-npy"):
         text = require_error(send(holder, PNG, media_type), 415, "unsupported_media_type")
         assert "image/*, application/json and application/octet-stream" in text
