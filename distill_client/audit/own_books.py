@@ -55,7 +55,7 @@ class OwnAudit:
             "answered": ledger.answered,
             "failed": ledger.failed,
             "released": ledger.released,
-            "unsettled": ledger.unsettled_images,
+            "unsettled_images": ledger.unsettled_images,
             "spent": ledger.spent,
             "granted": ledger.granted,
         }

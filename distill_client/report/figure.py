@@ -49,7 +49,7 @@ def _title(summary: dict[str, Any]) -> str:
         return f"{bought}, {charged:,} charged by the server, {logged:,} in its audit log"
     return (
         f"{bought}; by the client's own count {images['spent']:,} spent of {images['granted']:,} allowed, "
-        f"{images['unsettled']:,} of them not known whether charged"
+        f"{images['unsettled_images']:,} of them not known whether charged"
     )
 
 

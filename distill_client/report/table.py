@@ -27,7 +27,7 @@ COUNTS = {
     "released": "not charged, as the teacher said",
     "answered": "answered",
     "failed": "charged without an answer",
-    "unsettled": "not known whether charged",
+    "unsettled_images": "not known whether charged",
     "spent": "count as spent",
     "granted": "allowed",
 }
