@@ -2,7 +2,8 @@
 
 import typer
 
-from distill_client.cli import mocking
+from distill_client.cli import mapping, mocking
 
 app = typer.Typer(help="Look at a teacher before anything is bought, or have a mock one.", no_args_is_help=True)
+app.command("map")(mapping.map_labels)
 app.command()(mocking.mock)

@@ -39,6 +39,7 @@ class LabelMap:
         self._ours = own | mapped
         self._lock = threading.Lock()
         self._came: Counter[str] = Counter()
+        self._best: Counter[str] = Counter()
 
     def __contains__(self, name: str) -> bool:
         """Whether the file's map names it."""
@@ -71,8 +72,8 @@ class LabelMap:
         """
         mapped: dict[str, float] = {}
         rejected = 0.0
+        self._note(scores)
         for name, score in scores.items():
-            self._note(name)
             if (ours := self.ours(name)) is None:
                 rejected += score
             else:
@@ -83,15 +84,23 @@ class LabelMap:
         whole = max(1.0 - rejected, together)
         return {name: score / whole for name, score in mapped.items()}
 
-    def _note(self, name: str) -> None:
+    def _note(self, scores: Mapping[str, float]) -> None:
+        best = max(scores, key=lambda name: scores[name], default=None)
         with self._lock:
-            if name in self._came or len(self._came) < _NAMES_KEPT_MAX:
-                self._came[name] += 1
+            for name in scores:
+                if name in self._came or len(self._came) < _NAMES_KEPT_MAX:
+                    self._came[name] += 1
+                    self._best[name] += name == best
 
     def names_that_came(self) -> Counter[str]:
         """In how many images' answers each name was, be it mapped or not."""
         with self._lock:
             return self._came.copy()
+
+    def best_that_came(self) -> Counter[str]:
+        """In how many images' answers each name had the highest score."""
+        with self._lock:
+            return self._best.copy()
 
     def describe_unmapped(self) -> str:
         """The commonest names that were rejected, for messages; empty when none was."""

@@ -1,6 +1,7 @@
 """Asking again: how long, how soon, and what it may cost."""
 
 import itertools
+import random
 import statistics
 import threading
 import time
@@ -10,7 +11,6 @@ import pytest
 import stamina
 
 from distill_client.errors import TeacherRefused, TeacherUnavailable
-from distill_client.teachers.manners import asking
 from distill_client.teachers.manners.asking import Manners, Uncounted
 from distill_client.teachers.manners.patience import Retryable
 
@@ -33,7 +33,7 @@ def test_pauses_between_attempts_are_drawn_between_nothing_and_a_bound_that_doub
         drawn.append((low, high))
         return 0.0
 
-    monkeypatch.setattr(asking.random, "uniform", uniform)
+    monkeypatch.setattr(random, "uniform", uniform)
     attempts = 0
 
     def attempt() -> str:
