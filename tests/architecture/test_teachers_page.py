@@ -1,36 +1,54 @@
-"""docs/teachers.md: every file in it is one that the client takes, and every key of the adapters is explained."""
+"""docs/teachers.md names every key that a teacher's file may have, every recipe, and every vendor of the signals."""
 
 import re
+import tomllib
+import typing
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, TypeAdapter
 
-from distill_client.teachers.adapters.huggingface import HuggingFaceFile
-from distill_client.teachers.adapters.kinds import load_teacher_file, make_adapter
-from distill_client.teachers.adapters.openai_chat import OpenAIChatFile
-from distill_client.teachers.adapters.tf_serving import TfServingFile
-from distill_client.teachers.adapters.torchserve import TorchServeFile
-from distill_client.teachers.adapters.v2_file import OpenInferenceFile
-from distill_client.teachers.teacher_file import TeacherFile
+from distill_client.teachers.adapters.custom_http.file import ItemSignal
+from distill_client.teachers.adapters.kinds import AnyTeacherFile
+from distill_client.teachers.manners.signals import VENDORS, Signal
 
-PAGE = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text(encoding="utf-8")
-BLOCKS = [block for block in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if re.search(r"(?m)^kind = ", block)]
-KINDS = (OpenInferenceFile, HuggingFaceFile, TfServingFile, TorchServeFile, OpenAIChatFile)
+PROJECT = Path(__file__).resolve().parents[2]
+PAGE = (PROJECT / "docs" / "teachers.md").read_text()
+KINDS: tuple[type[BaseModel], ...] = typing.get_args(typing.get_args(AnyTeacherFile)[0])
 
 
-def test_each_kind_has_a_file_to_copy() -> None:
-    kinds = {kind for block in BLOCKS for kind in re.findall(r'(?m)^kind = "(.*)"', block)}
-    assert kinds >= {"open-inference", "huggingface", "tf-serving", "torchserve", "openai-chat"}
+def keys(model: type[BaseModel]) -> list[str]:
+    found = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += [f"{name}.{key}" for key in inner.model_fields]
+        else:
+            found.append(name)
+    return found
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
-def test_files_in_the_page_are_taken(block: str, tmp_path: Path) -> None:
-    file = tmp_path / "teacher.toml"
-    file.write_text(block)
-    assert make_adapter(load_teacher_file(file)).capabilities.budget.granted > 0
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_key_of_every_kind_is_on_the_page(kind: type[BaseModel]) -> None:
+    assert [key for key in keys(kind) if f"`{key}`" not in PAGE] == []
 
 
-@pytest.mark.parametrize("kind", [TeacherFile, *KINDS], ids=lambda kind: kind.__name__)
-def test_every_key_is_explained(kind: type[TeacherFile]) -> None:
-    explained = {key for row in re.findall(r"(?m)^\| (`[^|]*) \|", PAGE) for key in re.findall(r"`(\w+)`", row)}
-    assert set(kind.model_fields) <= explained
+@pytest.mark.parametrize("model", [Signal, ItemSignal])
+def test_every_key_of_a_signal_is_on_the_page(model: type[BaseModel]) -> None:
+    assert [key for key in model.model_fields if key != "vendor" and f"`{key}`" not in PAGE] == []
+
+
+def test_every_recipe_and_every_vendor_of_the_table_is_on_the_page() -> None:
+    assert [
+        path.name for path in (PROJECT / "configs" / "teachers").glob("*.toml") if f"`{path.name}`" not in PAGE
+    ] == []
+    for vendor in {signal.vendor for signal in VENDORS}:
+        assert re.search(rf"^\| {vendor} \| ", PAGE, re.MULTILINE), vendor
+
+
+def test_every_example_of_a_whole_file_can_be_read() -> None:
+    files = TypeAdapter(AnyTeacherFile)
+    for block in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL):
+        content = tomllib.loads(block)
+        if "kind" in content:
+            files.validate_python(content)
