@@ -18,6 +18,6 @@ def require_permission(file: TeacherFile) -> None:
             "models that compete with theirs, whatever you pay for the answers; some forbid automated bulk queries, "
             "or keeping answers. Read the terms of whoever runs it, the parts on outputs and on training or "
             "competing models; where they do not plainly allow it, ask for written permission, or use a teacher of "
-            "your own or under an open licence. When you may, write `i_have_permission = true` into the file. The student's "
-            "card will say that you did"
+            "your own or under an open licence. When you may, write `i_have_permission = true` into the file. The "
+            "student's card will say that you did"
         )
