@@ -10,7 +10,8 @@ DistillError
 │   └── TeacherProtocolError  exit 5: the answer does not fit the contract
 │       └── ReceiptFault      exit 5: its receipt does not prove what was asked and got
 ├── RunStoreError             exit 6: an artefact is missing, torn, or from another configuration
-└── AuditMismatch             exit 7: the two sides do not agree on what was bought
+├── AuditMismatch             exit 7: the two sides do not agree on what was bought
+└── TeacherUnfit              exit 9: `distill teacher check` has found that a run cannot use this teacher
 """
 
 import typing
@@ -95,3 +96,9 @@ class AuditMismatch(DistillError):
     """Own rows and the teacher's log differ."""
 
     exit_code = 7
+
+
+class TeacherUnfit(DistillError):
+    """A teacher was looked at, and is not what a run needs."""
+
+    exit_code = 9

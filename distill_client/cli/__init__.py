@@ -17,7 +17,8 @@ __all__ = ["EPILOG", "KEY_VARIABLE", "app", "main"]
 EPILOG = (
     "Exit codes: 0 done, 2 configuration, 3 refused or budget exhausted, 4 teacher unavailable (resume later), "
     "5 answer or receipt outside the contract, 6 run folder, 7 the two sides' counts differ, 8 the teacher's version "
-    "or the key's disclosure is another one now, 130 stopped by Ctrl-C (resume)."
+    "or the key's disclosure is another one now, 9 teacher unfit (`distill teacher "
+    "check`), 130 stopped by Ctrl-C (resume)."
 )
 
 app = typer.Typer(

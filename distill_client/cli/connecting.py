@@ -45,7 +45,7 @@ def connected(
             require_permission(file)
         server = connect_described(file, manners)
     else:
-        server = connect(target, _secret(), config.teacher.name, manners=manners, version=version)
+        server = connect(target, api_key(), config.teacher.name, manners=manners, version=version)
     try:
         yield server
     finally:
@@ -77,7 +77,8 @@ def allowance_of(server: NativeTeacher | HttpTeacher) -> Allowance | None:
     return server.allowance if isinstance(server, HttpTeacher) else None
 
 
-def _secret() -> str:
+def api_key() -> str:
+    """The key of our servers, from the environment. Raises ConfigError."""
     secret = os.environ.get(KEY_VARIABLE, "")
     if not secret:
         raise ConfigError(f"{KEY_VARIABLE} is not set: put the key that the teacher's owner gave you into it")

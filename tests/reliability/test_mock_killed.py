@@ -101,7 +101,7 @@ class KilledRun:
 
 
 def killed(
-    forks: ForkServer, folder: Path, protocol: str, images: int, per_request: int, moments: list[int], seed: int
+    forks: ForkServer, folder: Path, protocol: str, *, images: int, per_request: int, moments: list[int], seed: int
 ) -> tuple[dict[str, Any], dict[str, Any], int]:
     rng = random.Random(seed)
     run = KilledRun(forks, folder, protocol, images, per_request=per_request, seed=seed)
@@ -119,7 +119,9 @@ def killed(
 def test_a_run_killed_under_faults_asks_twice_only_for_what_was_unknown(
     distill_forks: ForkServer, tmp_path: Path, protocol: str, per_request: int, moments: list[int]
 ) -> None:
-    books, mock, kills = killed(distill_forks, tmp_path, protocol, 120, per_request, moments, seed=7)
+    books, mock, kills = killed(
+        distill_forks, tmp_path, protocol, images=120, per_request=per_request, moments=moments, seed=7
+    )
     assert kills == 3
     assert mock["faults"]["throttle"] > 0
     assert mock["faults"].get("timeouts-after-charge", 0) + kills > 0
@@ -130,5 +132,7 @@ def test_a_run_killed_under_faults_asks_twice_only_for_what_was_unknown(
 @pytest.mark.parametrize("seed", range(10))
 def test_soak_a_run_killed_under_faults(distill_forks: ForkServer, tmp_path: Path, seed: int) -> None:
     moments = [20 * step + 5 for step in range(12)]
-    _, _, kills = killed(distill_forks, tmp_path, "huggingface", 400, 1, moments, seed)
+    _, _, kills = killed(
+        distill_forks, tmp_path, "huggingface", images=400, per_request=1, moments=moments, seed=seed
+    )
     assert kills >= 8
