@@ -9,7 +9,7 @@ from PIL import Image
 from shared.wire.contracts import InputSpec
 from shared.wire.error_codes import ErrorCode
 from shared.wire.images import encode_npy
-from teacher_server.decoding import DecodingLimits, ImageFilesBody, NpyBody, decode_body
+from teacher_server.decoding import DecodingLimits, ImageFilesBody, NpyBody, TensorBody, decode_body, quantise
 from teacher_server.errors import Refusal
 from teacher_server.teachers.manifest import InputTable
 
@@ -32,6 +32,25 @@ def refusal_of(body: NpyBody | ImageFilesBody) -> Refusal:
 def test_an_array_is_taken_as_it_is() -> None:
     images = np.random.default_rng(1).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
     assert np.array_equal(decode_body(NpyBody(encode_npy(images)), SPEC, LIMITS), images)
+
+
+def test_every_pixel_comes_back_from_its_level() -> None:
+    pixels = np.arange(256, dtype=np.uint8)
+    for levels in (pixels / np.float32(255), (pixels / 255.0).astype(np.float32), pixels * np.float32(1 / 255)):
+        assert np.array_equal(quantise(levels.astype(np.float32).clip(0, 1)), pixels)
+    images = np.random.default_rng(1).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
+    levels = (images / np.float32(255)).astype(np.float32)
+    assert np.array_equal(decode_body(TensorBody(levels), SPEC, LIMITS), images)
+    assert np.array_equal(decode_body(TensorBody(images), SPEC, LIMITS), images)
+
+
+@pytest.mark.parametrize("level", [-0.001, 1.001, np.nan, np.inf, -np.inf])
+def test_levels_that_are_none_are_named_with_their_image(level: float) -> None:
+    levels = np.zeros((3, 4, 6, 3), np.float32)
+    levels[1, 2, 3, 1] = level
+    with pytest.raises(Refusal, match="from 0 to 1") as caught:
+        decode_body(TensorBody(levels), SPEC, LIMITS)
+    assert caught.value.members == {"index": 1}
 
 
 def test_files_keep_their_order_and_take_the_teacher_s_shape() -> None:
