@@ -234,8 +234,8 @@ def _asking(sequence: int, idempotency_key: str, digests: bytes, open_images: in
 def _over(images: int, spent: int, granted: int) -> str:
     return (
         f"{images} more would make {spent} of the {granted} images that this run may ask for (max_queries and "
-        "max_cost of the teacher's file, counted by the client's own ledger); they were not sent. To allow more, raise "
-        "them and `distill resume RUN --teacher FILE`; images whose charge is not known count too: `distill settle` "
+        "max_cost of the teacher's file, counted by the client's own ledger); they were not sent. To allow more, "
+        "raise them and `distill resume RUN --teacher FILE`; images whose charge is not known count too: `distill settle` "
         "lists them"
     )
 
