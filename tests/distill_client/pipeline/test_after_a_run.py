@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distill_client import pipeline
-from distill_client.audit import audit_folder
+from distill_client.audit import Audit, audit_folder
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.results import OWNER_FILE
 from distill_client.run_folder import open_run
@@ -119,6 +119,7 @@ def test_a_purchase_by_another_run_during_the_audit_is_no_mismatch(
     busy.append(kind="grant", images=50)
     with open_run(path) as folder:
         audit = audit_folder(folder, busy)
+    assert isinstance(audit, Audit)
     assert audit.is_equal
     assert (audit.bought, audit.spent_by_other_runs) == (100, 36)
 
@@ -128,5 +129,6 @@ def test_an_audit_against_a_teacher_that_forgot_names_every_batch(
 ) -> None:
     with open_run(finished[0]) as folder:
         audit = audit_folder(folder, FakeTeacher(budget=130))
+    assert isinstance(audit, Audit)
     assert (audit.bought, audit.charged_by_server, audit.in_audit_log) == (100, 0, 0)
     assert len(audit.faults) == len([event for event in finished[1].log if event.kind == "answer"]) - 1
