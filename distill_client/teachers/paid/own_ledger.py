@@ -235,8 +235,8 @@ def _over(images: int, spent: int, granted: int) -> str:
     return (
         f"{images} more would make {spent} of the {granted} images that this run may ask for (max_queries and "
         "max_cost of the teacher's file, counted by the client's own ledger); they were not sent. To allow more, "
-        "raise them and `distill resume RUN --teacher FILE`; images whose charge is not known count too: `distill settle` "
-        "lists them"
+        "raise them and `distill resume RUN --teacher FILE`; images whose charge is not known count too: "
+        "`distill settle` lists them"
     )
 
 
