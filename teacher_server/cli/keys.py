@@ -22,7 +22,7 @@ from teacher_server.ledger.lifecycle.opening import open_database
 app = typer.Typer(help="Issue and manage API keys; works while the server runs.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Option(help="which key")]
-DisclosureText = Annotated[str, typer.Option(help="probabilities, top-k:K or label; or a whole policy, in quotes")]
+_Disclosure = typer.Option(help="probabilities, top-k:K or label; or a whole policy, in quotes")
 Decimals = Annotated[
     str | None, typer.Option(help=f"1 to {PROBABILITY_DECIMALS}: rows are rounded so that they sum to one; or none")
 ]
@@ -40,7 +40,7 @@ def create_key(
     ledger: Ledger,
     name: Annotated[str, typer.Option(help="who the key is for; never reused")],
     budget: Annotated[int, typer.Option(help="images it may buy answers for")],
-    disclosure: DisclosureText = "probabilities",
+    disclosure: Annotated[str, _Disclosure] = "probabilities",
     decimals: Decimals = None,
     temperature: Temperature = None,
     noise: Noise = None,
@@ -114,7 +114,7 @@ def set_policy(
     ledger: Ledger,
     name: Name,
     expires: Annotated[str | None, typer.Option(help="2026-12-31 (to its end, UTC), a full time, or never")] = None,
-    disclosure: DisclosureText | None = None,
+    disclosure: Annotated[str | None, _Disclosure] = None,
     decimals: Decimals = None,
     temperature: Temperature = None,
     noise: Noise = None,

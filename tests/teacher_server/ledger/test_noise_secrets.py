@@ -15,7 +15,8 @@ from teacher_server.errors import Refusal
 from teacher_server.ledger.audit.audit_lines import write_export
 from teacher_server.ledger.audit.auditing import audit_ledger
 from teacher_server.ledger.databases.database import Database
-from teacher_server.ledger.keys.issuing import create_key
+from teacher_server.ledger.keys.issuing import create_key, find_key
+from teacher_server.ledger.keys.policies import change_policy
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.lifecycle.backup import back_up
 from teacher_server.ledger.lifecycle.opening import migrate
@@ -26,6 +27,8 @@ from tests.teacher_server.ledger.golden_history import GOLDEN
 from tests.teacher_server.ledger.support import SQLITE_ONLY, charge, open_ledger
 from tests.teacher_server.ledger.tampering import execute
 from tests.teacher_server.support import new_key
+
+LONGEST = Disclosure("top-k", 99_999, temperature=99.99, noise=0.05, decimals=6)
 
 
 def test_each_version_of_each_teacher_has_a_secret_of_its_own(database: Database, ledger_url: str) -> None:
@@ -109,9 +112,25 @@ def test_an_older_ledger_gets_the_table_and_keeps_its_events(tmp_path: Path) -> 
     assert execute(place, "SELECT hash, disclosure FROM events ORDER BY id") == before
 
 
+def test_a_ledger_of_before_is_migrated_with_its_keys(place: LedgerPlace) -> None:
+    """The second storey's schema, made here as that version left it, on both databases."""
+    with place.open(create=True) as database:
+        key = new_key(database)
+        charge(Ledger(database), key, "a", 3)
+        before = audit_ledger(database)
+    shrink = [f"ALTER TABLE {table} ALTER COLUMN disclosure TYPE VARCHAR(32)" for table in ("keys", "events")]
+    back = ["DROP TABLE noise_secrets", "UPDATE alembic_version SET version_num = '0002' RETURNING 1"]
+    execute(place, *(shrink if place.postgresql else []), *back)
+    assert migrate(place.url, signing_key=place.signing_key) == "0003"
+    with place.open() as database:
+        assert (audit_ledger(database).faults, before.faults) == ([], [])
+        change_policy(database, name="ada", changes={"disclosure": str(LONGEST)})
+        assert charge(Ledger(database), find_key(database, "ada"), "b", 2).event.disclosure == str(LONGEST)
+        assert len(noise_secret(database, "numbers", "1")) == 32
+
+
 def test_the_longest_policy_fits_a_key_and_its_events(database: Database) -> None:
-    longest = Disclosure("top-k", 99_999, temperature=99.99, noise=0.05, decimals=6)
-    key, _ = create_key(database, name="eve", budget=5, disclosure=longest, expires_at=None)
-    assert key.disclosure == longest
-    assert charge(Ledger(database), key, "a", 2).event.disclosure == str(longest)
+    key, _ = create_key(database, name="eve", budget=5, disclosure=LONGEST, expires_at=None)
+    assert key.disclosure == LONGEST
+    assert charge(Ledger(database), key, "a", 2).event.disclosure == str(LONGEST)
     assert audit_ledger(database).faults == []
