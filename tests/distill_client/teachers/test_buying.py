@@ -198,7 +198,7 @@ class Misanswering(FakeTeacher):
         (
             lambda a: replace(a, disclosure="probabilities;decimals=6"),
             RunStoreError,
-            "answered with version 1 and disclosure probabilities;decimals=6. .* never mixed: ask the teacher's owner",
+            "version 1 and disclosure probabilities;decimals=6. .* never mixed: ask the teacher's owner",
         ),
     ],
 )
