@@ -2,9 +2,10 @@
 
 import json
 import logging
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -15,6 +16,7 @@ from distill_client.teachers.manners.patience import Retryable
 from distill_client.teachers.trust import trusted_authorities
 
 _TIMEOUT_S, _CONNECT_TIMEOUT_S = 60.0, 5.0
+REPLY_BYTES_MAX = 2**28  # far above any answer; what a broken or hostile server sends must not fill the memory
 # What may pass: the server is down, restarting or slow. Not a malformed request of ours, which never will.
 _TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
 # Of these, what comes before a byte of the request has left.
@@ -101,16 +103,17 @@ class Transport:
         return self._client.base_url.netloc.decode("ascii")
 
     def send(self, request: HttpRequest) -> HttpReply:
-        """Send once. Raises Retryable when no reply came, TeacherProtocolError for one that cannot be read."""
+        """Send once. Raises Retryable when no whole reply came in time, TeacherProtocolError for one that cannot be
+        read, or has more than ``REPLY_BYTES_MAX`` bytes.
+        """
         if self._sign is not None:
             request = self._sign(request)
         built = self._client.build_request(
             request.method, request.url, headers=dict(request.headers), content=request.content or None
         )
         where = str(built.url.copy_with(query=None, fragment=None))
-        with _failures(where):
-            response = self._client.send(built)
-        content = response.content
+        with _failures(where), closing(self._client.send(built, stream=True)) as response:
+            content = _read(response, where)
         for secret in self._hidden:
             content = content.replace(secret, b"[secret]")
         return HttpReply(response.status_code, response.headers, content, where)
@@ -118,6 +121,22 @@ class Transport:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _read(response: httpx2.Response, where: str) -> bytes:
+    """The whole content, decompressed: as much of it as may be, and no longer after its head than a read may take."""
+    timeout = response.request.extensions.get("timeout", {}).get("read")
+    until = None if timeout is None else time.monotonic() + timeout
+    pieces, size = [], 0
+    for piece in response.iter_bytes():
+        size += len(piece)
+        if size > REPLY_BYTES_MAX:
+            raise TeacherProtocolError(f"{where}: the reply has more than {REPLY_BYTES_MAX >> 20} MiB")
+        # The library's timeout begins anew with every byte.
+        if until is not None and time.monotonic() > until:
+            raise httpx2.ReadTimeout(f"the reply was not complete {timeout:g} s after its head")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _forms(secret: str) -> set[bytes]:
