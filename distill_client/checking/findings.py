@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill_client.checking.probing import ALONE, IMAGES, Observed
 from distill_client.teachers.protocol import Capabilities
@@ -55,10 +56,15 @@ def _disclosure(card: Capabilities, seen: Observed) -> Finding:
         return Finding("disclosure", "good", f"{card.disclosure}: the best class alone")
     named, sums = (seen.together > 0).sum(axis=1), seen.together.sum(axis=1)
     told = (
-        f"{card.disclosure}: {named.min()} to {named.max()} of {len(card.classes)} classes with a probability above "
-        f"0, which add up to {sums.min():.4g} to {sums.max():.4g}"
+        f"{card.disclosure}: {_range(named)} of {len(card.classes)} classes with a probability above 0; "
+        f"in sum {_range(sums.round(4))}"
     )
     return Finding("disclosure", "bad" if sums.max() > 1 + _ALIKE_MAX * len(card.classes) else "good", told)
+
+
+def _range(numbers: NDArray[Any]) -> str:
+    least, most = f"{numbers.min():.4g}", f"{numbers.max():.4g}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _order(seen: Observed) -> Finding:

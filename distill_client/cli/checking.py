@@ -17,7 +17,7 @@ from distill_client.checking.probing import IMAGES, IMAGES_ASKED, Images, probe
 from distill_client.cli.connecting import allowance_of, api_key
 from distill_client.cli.options import AsJson, out, say
 from distill_client.config import PoolConfig
-from distill_client.errors import ConfigError, TeacherUnfit
+from distill_client.errors import BudgetExhausted, ConfigError, TeacherUnfit
 from distill_client.pool import pool_input, read_candidates
 from distill_client.teachers.adapters.http_teacher import HttpTeacher
 from distill_client.teachers.adapters.kinds import connect_described, load_teacher_file
@@ -58,6 +58,7 @@ def check(
     with _connected(target, name) as server:
         card = server.card()
         chosen, told = _choose(images, card)
+        _require_budget(server)
         _confirm(card, allowance_of(server), yes=yes)
         with _counted(server, card) as (teacher, keep, where):
             seen = probe(teacher, card, chosen, images_per_request(IMAGES, card), keep)
@@ -112,12 +113,27 @@ def _choose(source: str | None, card: Capabilities) -> tuple[Images, str]:
     count = len(candidates.images_nhwc)
     if candidates.images_nhwc.shape[1:] != (height, width, channels):
         size = "x".join(map(str, candidates.images_nhwc.shape[1:]))
-        raise TeacherUnfit(f"{config.source} has images of {size}, the teacher takes {height}x{width}x{channels}")
+        raise TeacherUnfit(f"--images: {source} has images of {size}, the teacher takes {height}x{width}x{channels}")
     if count < IMAGES:
-        raise ConfigError(f"--images: {config.source} has {count} usable images; {IMAGES} are needed")
+        raise ConfigError(f"--images: {source} has {count} that can be used; {IMAGES} are needed")
     chosen = candidates.images_nhwc[np.linspace(0, count - 1, IMAGES).astype(int)]
     told = f"{count} images of {candidates.place} fit the input of {height}x{width}x{channels}"
     return np.ascontiguousarray(chosen), f"{told}; {len(candidates.skipped)} files were skipped"
+
+
+def _require_budget(server: NativeTeacher | HttpTeacher) -> None:
+    """Refuse, before anything is asked, what would break off half way and still be charged."""
+    if isinstance(server, NativeTeacher):
+        budget = server.usage()
+        if budget.remaining < IMAGES_ASKED:
+            left = f"{budget.remaining} of {budget.granted} are left; ask the owner for a grant"
+            raise BudgetExhausted(
+                f"a check asks for {IMAGES_ASKED} images, {left}", granted=budget.granted, spent=budget.spent
+            )
+    elif (allowed := server.allowance.granted()) < IMAGES_ASKED:
+        raise ConfigError(
+            f"a check asks for {IMAGES_ASKED} images, max_queries and max_cost of the teacher's file allow {allowed}"
+        )
 
 
 def _confirm(card: Capabilities, allowance: Allowance | None, *, yes: bool) -> None:
@@ -147,12 +163,11 @@ def _counted(
     path = Path(f"teacher-check-{now}.sqlite").resolve()
     if path.exists():
         raise ConfigError(f"{path} is there already; try again in a second")
-    allowed = min(IMAGES_ASKED, server.allowance.granted())
     file = StoreFile(path)
     try:
         ledger = OwnLedger(file)
         price, currency = server.allowance.price_per_image, server.allowance.currency
-        ledger.begin("check", card, Allowance(allowed, price, currency=currency))
+        ledger.begin("check", card, Allowance(IMAGES_ASKED, price, currency=currency))
         say(f"counted in {path}")
         yield server.counted_by(ledger), lambda answer: count_answer(ledger, answer), str(path)
     finally:

@@ -39,7 +39,7 @@ def map_labels(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="ask without being asked first")] = False,
 ) -> None:
-    """Propose a [label_map]: ask for a few answers, and match the teacher's names with the file's classes.
+    """Propose a label map: ask for a few answers, and match the teacher's names with the file's classes.
 
     Says first what it will cost. Where the images are labelled (a data set's name, or folder:PATH for a tree of one
     folder per class) names are matched by the images that they were given to, otherwise by how they are spelt.
