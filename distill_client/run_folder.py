@@ -19,7 +19,6 @@ report.png           the same to look at
 """
 
 import json
-import platform
 import secrets
 import shutil
 import time
@@ -27,18 +26,19 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from distill_client.commands import resume_command
 from distill_client.config import RunConfig
+from distill_client.config_identity import is_unchanged
 from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
+from distill_client.run_record import RunRecord, current_versions
 from distill_client.teachers.native.receipts import Pin
 from distill_client.teachers.paid.allowance import Allowance
 from distill_client.teachers.paid.batch_notes import BatchNotes
@@ -50,23 +50,6 @@ from shared.wire.contracts import SigningKeys
 
 LABELS_FILE = "answers.sqlite"
 TEACHER_FILE = "teacher.toml"
-
-
-class RunRecord(BaseModel):
-    """What run.json holds: written when the run begins, and when a server begins to sign whose run it is."""
-
-    model_config = ConfigDict(frozen=True)
-
-    run_id: str
-    name: str
-    seed: int
-    config_digest: str
-    started_at: str
-    teacher_url: str
-    key_identity: str
-    teacher: Capabilities
-    versions: dict[str, str]
-    pin: Pin | None = None
 
 
 class RunFolder:
@@ -261,7 +244,7 @@ def create_run(  # noqa: PLR0913 - what a run is bound to, each by its name
             teacher_url=teacher_url,
             key_identity=key_identity,
             teacher=teacher,
-            versions=_versions(),
+            versions=current_versions(),
             pin=pin,
         )
         write_text(unfinished / "run.json", record.model_dump_json(indent=2) + "\n")
@@ -280,21 +263,16 @@ def open_run(path: Path, *, mends: bool = False) -> RunFolder:
     """Open a run folder. Raises RunStoreError when it is none, or its configuration was changed."""
     try:
         record = RunRecord.model_validate_json((path / "run.json").read_text(encoding="utf-8"))
-        config = RunConfig.model_validate(tomllib.loads((path / "config.toml").read_text(encoding="utf-8")))
+        written = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+        config = RunConfig.model_validate(written)
     except (OSError, ValidationError, ConfigError, ValueError) as error:
         raise RunStoreError(f"{path} is not a run folder, or a damaged one: {error}") from error
-    if config.digest() != record.config_digest:
-        raise RunStoreError(
-            f"{path}: config.toml was changed since the run began; a changed experiment needs a new --out"
-        )
+    if not is_unchanged(config, written, record.config_digest):
+        what = "config.toml was changed since the run began; a changed experiment needs a new --out"
+        raise RunStoreError(f"{path}: {what}")
     return RunFolder(path, config, record, mends=mends)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     write_durably(path, text.encode("utf-8"))
-
-
-def _versions() -> dict[str, str]:
-    packages = ("blackbox-distillation", "torch", "torchvision", "numpy", "httpx2", "pydantic")
-    return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}

@@ -12,6 +12,8 @@ from shared.wire.receipts import chain_faults
 from teacher_server.ledger.keys.issuing import grant_images
 from tests.teacher_server.support import CLASSES, Holder, World, require_problem
 
+V2_MODELS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+
 
 def test_the_card_says_what_a_holder_needs(world: World) -> None:
     holder = world.holder(budget=9, disclosure="top-k:2")
@@ -127,16 +129,24 @@ def test_the_openapi_document_describes_what_is_there(world: World) -> None:
         ("get", "/.well-known/teacher-signing-keys"),
         ("get", "/healthz"),
         ("get", "/readyz"),
+        ("get", "/v2"),
+        ("get", "/v2/health/live"),
+        ("get", "/v2/health/ready"),
+        *(("get", f"{model}{part}") for model in V2_MODELS for part in ("", "/ready")),
+        *(("post", f"{model}/infer") for model in V2_MODELS),
+        ("post", "/hf/{name}"),
+        ("post", "/hf/{name}/versions/{version}"),
     }
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     for path, methods in document["paths"].items():
         for operation in methods.values():
             assert operation["summary"]
-            assert bool(operation.get("security")) is path.startswith("/v1/")
+            has_security = path == "/v2" or path.startswith(("/v1/", "/hf/", "/v2/models/"))
+            assert bool(operation.get("security")) is has_security, path
+            error = "application/json" if path.startswith(("/v2", "/hf")) else "application/problem+json"
             for status, described in operation["responses"].items():
-                is_problem = list(described["content"]) == ["application/problem+json"]
-                assert is_problem is (status != "200"), "errors have one form"
+                assert status == "200" or error in described["content"], "errors have the form of their door"
     body = document["paths"]["/v1/teachers/{name}/labels"]["post"]["requestBody"]
     assert sorted(body["content"]) == ["application/x-npy", "multipart/form-data"]
     for reference in references(document):

@@ -51,8 +51,8 @@ def test_old_events_stay_valid_and_new_ones_are_signed(old: LedgerPlace, tmp_pat
         report = audit_ledger(database)
         assert report.faults == []
         assert report.notes == [
-            "key ada: 5 events are of format 1, from before the ledger signed",
-            "key bob: 3 events are of format 1, from before the ledger signed",
+            "key ada: 5 events of format 1, from before the ledger signed",
+            "key bob: 3 events of format 1, from before the ledger signed",
         ]
         ada = list_keys(database)[0]
         replayed = charge(Ledger(database), ada, "old-1", 1)
