@@ -41,6 +41,7 @@ def main(
     config: Annotated[Path | None, typer.Option(help="another experiment than the demo's; needs --bundle")] = None,
     bundle: Annotated[Path | None, typer.Option(help="the teacher bundle that the experiment asks")] = None,
     runs: Annotated[Path, typer.Option(help="where demo/ and demo-teacher/ are made")] = PROJECT / "runs",
+    disclosure: Annotated[str, typer.Option(help="what the key may see of an answer")] = "probabilities",
 ) -> None:
     """Run the demo; the exit code is 0 only if the three counts are equal to the plan's cost."""
     started = time.monotonic()
@@ -60,9 +61,8 @@ def main(
         _say(f"the teacher serves at {url}; its API is described at {url}/docs")
         planned = _json("distill", "plan", setting.config, "--json")["total"]
         _say(f"a key with a budget of exactly {planned:,} images, the plan's cost")
-        issued = _json(
-            "teacher", "keys", "create", "--ledger", ledger, "--name", "demo", "--budget", planned, "--json"
-        )
+        terms = ("--name", "demo", "--budget", planned, "--disclosure", disclosure)
+        issued = _json("teacher", "keys", "create", "--ledger", ledger, *terms, "--json")
         environment = {**os.environ, "DISTILL_API_KEY": str(issued["key"])}
         _say("the client buys its answers over HTTP and trains three contenders")
         _run(

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ from distill_client.checking.probing import IMAGES, IMAGES_ASKED, Images, probe
 from distill_client.cli.connecting import allowance_of, api_key
 from distill_client.cli.options import AsJson, out, say
 from distill_client.config import PoolConfig
-from distill_client.errors import BudgetExhausted, ConfigError, TeacherUnfit
+from distill_client.errors import BudgetExhausted, ConfigError, TeacherError, TeacherUnfit
 from distill_client.pool import pool_input, read_candidates
 from distill_client.teachers.adapters.http_teacher import HttpTeacher
 from distill_client.teachers.adapters.kinds import connect_described, load_teacher_file
@@ -61,7 +61,10 @@ def check(
         _require_budget(server)
         _confirm(card, allowance_of(server), yes=yes)
         with _counted(server, card) as (teacher, keep, where):
-            seen = probe(teacher, card, chosen, images_per_request(IMAGES, card), keep)
+            try:
+                seen = probe(teacher, card, chosen, images_per_request(IMAGES, card), keep)
+            except BudgetExhausted as error:
+                raise _unfinished(error, retries, where) from error
             budget = teacher.usage()
     found = [Finding("pictures", "good", told), *findings(card, seen, retries)]
     is_fit = all(finding.verdict != "bad" for finding in found)
@@ -78,6 +81,18 @@ def check(
         typer.echo("fit" if is_fit else "unfit")
     if not is_fit:
         raise TeacherUnfit("; ".join(f"{each.what}: {each.told}" for each in found if each.verdict == "bad"))
+
+
+def _unfinished(error: BudgetExhausted, retries: Sequence[str], where: str) -> TeacherError:
+    """What to say of a teacher that lost so many answers that asking again would exceed what was said."""
+    if not where or not retries:
+        return error
+    return BudgetExhausted(
+        f"not finished: answers were lost, and images that were asked for again count again, up to {IMAGES_ASKED}; "
+        f"asked again {len(retries)} times, the first: {retries[0]}; counted in {where}",
+        granted=error.granted,
+        spent=error.spent,
+    )
 
 
 @contextlib.contextmanager

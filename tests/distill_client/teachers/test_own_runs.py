@@ -155,19 +155,15 @@ def test_a_lost_or_damaged_store_is_not_paid_for_again(place: Place) -> None:
     assert place.counts["requests"] == requests
 
 
-def deleting(kind: str) -> str:
-    return (
-        "DELETE FROM own_events WHERE sequence = (SELECT min(sequence) FROM own_events WHERE "
-        f"json_extract(event, '$.kind') = '{kind}')"
-    )
+FIRST = "DELETE FROM own_events WHERE sequence = (SELECT min(sequence) FROM own_events WHERE event LIKE {!r})"
 
 
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
         ("DELETE FROM answers WHERE batch = 3", "and its answer is not kept"),
-        (deleting("ask"), "cannot be counted"),
-        (deleting("answer"), "that answers it"),
+        (FIRST.format('%"kind":"ask"%'), "cannot be counted"),
+        (FIRST.format('%"kind":"answer"%'), "that answers it"),
         ("UPDATE own_events SET event = replace(event, '\"spent\":4', '\"spent\":3')", "was edited"),
         ("UPDATE own_asks SET digests = zeroblob(length(digests)) WHERE sequence = 2", "not those that its event"),
         ("UPDATE own_asks SET open = 1 WHERE sequence = 2", "leave another number open"),
