@@ -1,6 +1,6 @@
 """The demo under several seeds: `.venv/bin/python benchmarks/seeds.py`. Prints each run, the means and deviations.
 
-With `--config configs/fashion-mnist-5000.toml --disclosure label` (or `top-k:3`) the same of fewer and lesser answers.
+With `--config configs/fashion-mnist-5000.toml --disclosure label` (or `top-k:3`) the same of lesser answers.
 Every seed is a whole demo of its own: server process, key, run over HTTP, agreement on the owner's answers, audit.
 """
 
