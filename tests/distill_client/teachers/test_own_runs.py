@@ -231,3 +231,17 @@ def test_a_check_says_what_it_costs_and_asks_for_no_more(place: Place, monkeypat
     assert place.counts["charged_images"] == 20
     assert Path(report["ledger"]).exists()
     assert "20 images, 0.02 USD" in done.stderr
+
+
+def test_a_check_that_loses_answers_asks_for_no_more_than_it_said(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.folder)
+    place.misbehave("cut=1")
+    checked = place.distill("teacher", "check", place.write(), "--yes")
+    assert isinstance(checked.exception, BudgetExhausted)
+    assert "not finished: answers were lost" in str(checked.exception)
+    assert 0 < place.counts["charged_images"] <= 20
+    place.misbehave("")
+    unable = place.distill("teacher", "check", place.write(max_queries=19), "--yes")
+    assert "max_queries and max_cost of the teacher's file allow 19" in str(unable.exception)
