@@ -237,7 +237,7 @@ def test_a_check_that_loses_answers_asks_for_no_more_than_it_said(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place.folder)
-    place.misbehave("cut=1")
+    place.misbehave("cut=0.5")
     checked = place.distill("teacher", "check", place.write(), "--yes")
     assert isinstance(checked.exception, BudgetExhausted)
     assert "not finished: answers were lost" in str(checked.exception)
