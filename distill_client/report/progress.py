@@ -57,6 +57,7 @@ class RunProgress:
                 if bought
                 else f"buying {stage}: {images} images",
                 highlight=False,
+                soft_wrap=True,
             )
 
         def heard(answer: Answer) -> None:
@@ -64,7 +65,9 @@ class RunProgress:
             counted += answer.charged
             self._bars.update(task, completed=counted, note=self._left(answer.remaining))
             if not self._console.is_terminal and counted == images:
-                self._console.print(f"buying {stage}: done, {self._left(answer.remaining)}", highlight=False)
+                self._console.print(
+                    f"buying {stage}: done, {self._left(answer.remaining)}", highlight=False, soft_wrap=True
+                )
 
         return heard
 
@@ -76,13 +79,13 @@ class RunProgress:
 
     def learning(self, how: str) -> None:
         """See pipeline.Reporter."""
-        self._console.print(f"learning by {how}", highlight=False)
+        self._console.print(f"learning by {how}", highlight=False, soft_wrap=True)
 
     def training(self, what: str) -> Callable[[int, int, float], None]:
         """See pipeline.Reporter."""
         task = self._bars.add_task(f"training {what}", total=None, note="")
         if not self._console.is_terminal:
-            self._console.print(f"training {what}", highlight=False)
+            self._console.print(f"training {what}", highlight=False, soft_wrap=True)
 
         def heard(step: int, steps: int, loss: float) -> None:
             note = "" if loss != loss else f"loss {loss:.4f}"  # noqa: PLR0124 - NaN: this training reports none
