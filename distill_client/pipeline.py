@@ -130,9 +130,12 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
         unanswered = (folder.labels.recorded_keys() | folder.notes.all_keys()) - answered
         missing -= sum(event.images for event in teacher.events() if event.idempotency_key in unanswered)
     if missing > card.budget.remaining:
+        unknown = (
+            "" if card.reports_usage else ". What is not known to be charged counts too: `distill settle` lists it"
+        )
         raise BudgetExhausted(
             f"{missing} images are still to be bought, {card.budget.remaining} of {card.budget.granted} remain; "
-            f"{card.how_to_get(missing - card.budget.remaining)}, or plan for less",
+            f"{card.how_to_get(missing - card.budget.remaining)}, or plan for less{unknown}",
             granted=card.budget.granted,
             spent=card.budget.spent,
         )

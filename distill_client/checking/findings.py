@@ -52,14 +52,23 @@ def _disclosure(card: Capabilities, seen: Observed) -> Finding:
     if seen.disclosures != {(card.version, card.disclosure)}:
         came = ", ".join(f"version {version} {disclosure}" for version, disclosure in sorted(seen.disclosures))
         return Finding("disclosure", "bad", f"it says version {card.version} {card.disclosure}; answered was {came}")
-    if Disclosure.parse(card.disclosure).kind == "label":
+    disclosed = Disclosure.parse(card.disclosure)
+    if disclosed.kind == "label":
         return Finding("disclosure", "good", f"{card.disclosure}: the best class alone")
     named, sums = (seen.together > 0).sum(axis=1), seen.together.sum(axis=1)
     told = (
         f"{card.disclosure}: {_range(named)} of {len(card.classes)} classes with a probability above 0; "
         f"in sum {_range(sums.round(4))}"
     )
-    return Finding("disclosure", "bad" if sums.max() > 1 + _ALIKE_MAX * len(card.classes) else "good", told)
+    if sums.max() > 1 + _ALIKE_MAX * len(card.classes):
+        return Finding("disclosure", "bad", told)
+    # Rows in which nothing is given say nothing of how many classes a teacher gives.
+    given_n = (~np.isnan(seen.values)).sum(axis=1)
+    given_n = given_n[given_n > 0]
+    said = len(card.classes) if disclosed.kind == "probabilities" else min(disclosed.k, len(card.classes))
+    if len(given_n) and not (given_n == said).all():
+        return Finding("disclosure", "note", f"{told}; it says {said} classes, and gives {_range(given_n)}")
+    return Finding("disclosure", "good", told)
 
 
 def _range(numbers: NDArray[Any]) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from distill_client.checking.findings import Finding, findings
 from distill_client.checking.probing import IMAGES, IMAGES_ASKED, Images, probe
-from distill_client.cli.connecting import allowance_of, api_key
+from distill_client.cli.connecting import allowance_of, api_key, require_address
 from distill_client.cli.options import AsJson, out, say
 from distill_client.config import PoolConfig
 from distill_client.errors import BudgetExhausted, ConfigError, TeacherError, TeacherUnfit
@@ -103,9 +103,10 @@ def _connected(target: str, name: str | None) -> Iterator[NativeTeacher | HttpTe
         file = load_teacher_file(Path(target))
         require_permission(file)
         server = connect_described(file, manners)
-    elif name is None:
-        raise ConfigError("--name is missing: which teacher of the server at that address is meant")
     else:
+        require_address(target)
+        if name is None:
+            raise ConfigError("--name is missing: which teacher of the server at that address is meant")
         server = connect(target, api_key(), name, manners=manners)
     try:
         yield server

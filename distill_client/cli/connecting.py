@@ -45,6 +45,7 @@ def connected(
             require_permission(file)
         server = connect_described(file, manners)
     else:
+        require_address(target)
         server = connect(target, api_key(), config.teacher.name, manners=manners, version=version)
     try:
         yield server
@@ -75,6 +76,14 @@ def on_account_of(folder: RunFolder, server: NativeTeacher | HttpTeacher, target
 def allowance_of(server: NativeTeacher | HttpTeacher) -> Allowance | None:
     """What the file of a teacher that keeps no count allows; None for a teacher that counts."""
     return server.allowance if isinstance(server, HttpTeacher) else None
+
+
+def require_address(target: str) -> None:
+    """Raise ConfigError for what is meant to be a teacher and is neither an address nor a teacher's file."""
+    if "://" not in target:
+        raise ConfigError(
+            f"{target!r} is neither an address, such as http://127.0.0.1:8000, nor a teacher's file (*.toml)"
+        )
 
 
 def api_key() -> str:

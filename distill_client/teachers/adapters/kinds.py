@@ -27,16 +27,24 @@ AnyTeacherFile = Annotated[
     CustomHttpFile | HuggingFaceFile | OpenAIChatFile | OpenInferenceFile | TfServingFile | TorchServeFile,
     Field(discriminator="kind"),
 ]
+KINDS = ("custom-http", "huggingface", "open-inference", "openai-chat", "tf-serving", "torchserve")
 _FILES: TypeAdapter[TeacherFile] = TypeAdapter(AnyTeacherFile)
 
 
 def load_teacher_file(path: Path) -> TeacherFile:
     """Read and validate a teacher's file. Raises ConfigError naming the key, the value and what is allowed."""
     content = read_teacher_toml(path)
+    kind = content.get("kind")
+    if kind not in KINDS:
+        given = "is missing" if kind is None else f"is {kind!r}"
+        raise ConfigError(f"{path}: kind {given}; allowed are {', '.join(KINDS)}")
     try:
         return _FILES.validate_python(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(faults_of(error))) from error
+        # Each begins with the kind, which is no key of the file; the library's words before ours say nothing more.
+        faults = [fault.removeprefix(f"{kind}.").removeprefix(f"{kind}: ") for fault in faults_of(error)]
+        faults = [fault.replace("Value error, ", "", 1) for fault in faults]
+        raise ConfigError(f"{path}: " + "; ".join(faults)) from error
 
 
 def make_adapter(file: TeacherFile) -> Adapter:

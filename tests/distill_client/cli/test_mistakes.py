@@ -63,7 +63,7 @@ def test_exit_codes_and_one_line_on_standard_error(
         (2, "cannot be read", ("plan", tmp_path / "missing.toml")),
         (2, "budget_images", ("plan", write_config(tmp_path / "poor.toml", budget_images=99))),
         (2, "device is 'tpu'", ("run", config, "--teacher", served.url, "--out", tmp_path / "x", "--device", "tpu")),
-        (2, "teacher address is", ("plan", config, "--teacher", "nowhere")),
+        (2, "neither an address", ("plan", config, "--teacher", "nowhere")),
         (3, "teacher_not_found", ("plan", at_nobody, "--teacher", served.url)),
         (3, "not_found", ("plan", at_odd_name, "--teacher", served.url)),
         (4, "no answer from 127.0.0.1:9 ", ("plan", hurried, "--teacher", "http://127.0.0.1:9")),

@@ -103,6 +103,7 @@ def test_what_is_unknown_is_listed_settled_and_paid_for_by_a_raised_cap(place: P
     place.misbehave("")
     again = place.distill("resume", place.run)
     assert isinstance(again.exception, BudgetExhausted), "what is not known counts as spent"
+    assert "`distill settle` lists it" in str(again.exception)
     listed = json.loads(place.distill("settle", place.run, "--json").stdout)
     lost = listed["unsettled_images"]
     assert lost == place.counts["charged_images"] > 0
@@ -245,3 +246,16 @@ def test_a_check_that_loses_answers_asks_for_no_more_than_it_said(
     place.misbehave("")
     unable = place.distill("teacher", "check", place.write(max_queries=19), "--yes")
     assert "max_queries and max_cost of the teacher's file allow 19" in str(unable.exception)
+
+
+def test_a_check_notes_that_a_file_says_more_or_fewer_classes_than_are_given() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 28, 28, 1), np.uint8)
+    seen = probe(FakeTeacher(), FakeTeacher().card(), images, 8, lambda _: None)
+    card = FakeTeacher().card().model_copy(update={"disclosure": "top-k:3"})
+    seen = dataclasses.replace(seen, disclosures=frozenset({(card.version, card.disclosure)}))
+    found = {finding.what: finding for finding in findings(card, seen, [])}["disclosure"]
+    assert (found.verdict, found.told.rpartition("; ")[2]) == ("note", "it says 3 classes, and gives 10")
+    values_nk = seen.values.astype(np.float32)
+    cut = np.where(values_nk < np.sort(values_nk)[:, [-3]], np.float32("nan"), values_nk)
+    few = dataclasses.replace(seen, values=cut, together=np.nan_to_num(cut))
+    assert {finding.what: finding for finding in findings(card, few, [])}["disclosure"].verdict == "good"

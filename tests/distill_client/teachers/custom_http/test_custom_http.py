@@ -91,7 +91,7 @@ def test_a_file_that_is_read_from_disk_is_refused_in_one_line(tmp_path: Path) ->
     content = a_file("http://teacher.test/x").model_dump(mode="json", exclude_unset=True)
     content["reply"]["rows"] = "results["
     path.write_text(tomli_w.dumps(content))
-    with pytest.raises(ConfigError, match=r"teacher\.toml: custom-http\.reply\.rows: .*not a JMESPath expression"):
+    with pytest.raises(ConfigError, match=r"teacher\.toml: reply\.rows: not a JMESPath expression"):
         load_teacher_file(path)
 
 
