@@ -58,7 +58,8 @@ class LabelMap:
             found = self.unmapped.removeprefix(POOL)
         if found is None and self.unmapped == ERROR:
             raise TeacherProtocolError(
-                f"the teacher answered {name!r}, which is none of the file's classes nor in its label_map; map it, "
+                f"the teacher answered {name!r}, which is none of the file's classes nor in its label_map; map it "
+                f"(`distill teacher map` proposes how), "
                 f'or say what becomes of such answers: unmapped = "{REJECT}" or "{POOL}CLASS"'
             )
         return found

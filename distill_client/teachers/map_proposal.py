@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import tomli_w
 
 from distill_client.teachers.label_map import folded
+from shared.counting import counted
 
 _ALIKE = 0.8  # of difflib's ratio
 _NUMBER = re.compile(r"(?:label|class)?[ _-]?([0-9]{1,6})", re.IGNORECASE)
@@ -34,7 +35,7 @@ def propose(
 
 
 def _propose(name: str, count: int, classes: Sequence[str], truths: Counter[str] | None) -> Proposed:
-    seen = f"in {count} answers"
+    seen = f"in {counted(count, 'answer')}"
     by_folded = {folded(each): each for each in classes}
     if name in classes:
         return Proposed(name, name, f"the same name, {seen}")
@@ -43,7 +44,11 @@ def _propose(name: str, count: int, classes: Sequence[str], truths: Counter[str]
     if truths:
         (ours, times), together = truths.most_common(1)[0], sum(truths.values())
         if times > together / 2:
-            return Proposed(name, ours, f"the best answer to {times} images of that class, of {together}; {seen}")
+            return Proposed(
+                name,
+                ours,
+                f"of the images it was the best answer to, {times} of {together} are of that class; {seen}",
+            )
     number = _NUMBER.fullmatch(name.strip())
     if number and int(number[1]) < len(classes):
         return Proposed(name, classes[int(number[1])], f"by its number, if they count from 0; {seen}")

@@ -167,6 +167,10 @@ def failure_of(reply: HttpReply, own: Sequence[Signal] = (), *, found: Signal | 
     signal = found or signal_of(reply, own) or Signal(meaning="unknown_outcome", charged="unknown")
     shown = " ".join(text[:_SHOWN_CHARACTERS].split()) or "no text"
     message = f"{reply.url}: HTTP {reply.status}, {signal.meaning}: {shown}"
+    if 300 <= reply.status < 400:
+        message += (
+            "; redirects are not followed, so that the key goes nowhere else: the file's url must be where it leads"
+        )
     should_retry = reply.headers.get("x-should-retry", "").strip().lower()
     if should_retry == "true" or (signal.meaning in _RETRYABLE and should_retry != "false"):
         after_s = asked_pause_s(reply.headers, document)

@@ -220,6 +220,7 @@ def test_a_proposal_says_why() -> None:
         "tree": None,
     }
     text = as_toml(list(found.values()), OURS, 9)
+    assert found["tabby"].reason == "of the images it was the best answer to, 4 of 5 are of that class; in 5 answers"
 
     assert tomllib.loads(text)["label_map"]["tabby"] == "cat"
     assert '# tree = "?"' in text

@@ -218,3 +218,11 @@ def test_clarifais_advice_is_kept_where_it_names_no_pause() -> None:
     failure = failure_of(reply(200, clarifai(11005), retry_after="2"))
     assert isinstance(failure, Retryable)
     assert failure.after_s == 2
+
+
+def test_a_redirect_is_told_for_what_it_is() -> None:
+    failure = failure_of(HttpReply(302, {"location": "http://elsewhere.test/"}, b"", "http://here.test/v1"))
+    assert isinstance(failure, TeacherRefused)
+    assert failure.charged == "no"
+    assert "redirects are not followed" in str(failure)
+    assert "redirect" not in str(failure_of(reply(404, {})))
