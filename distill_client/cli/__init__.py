@@ -26,6 +26,7 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # else brackets are taken for styles, and every line of a text is broken by itself
 )
 app.command()(planning.plan)
 app.command()(running.run)
