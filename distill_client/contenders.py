@@ -25,6 +25,7 @@ from distill_client.student.networks import create_student
 from distill_client.student.targets import answered_rows, targets_from_values, top_classes
 from distill_client.student.training import train_student
 from distill_client.teachers.paid.labelled import LabelledImages
+from shared.counting import counted
 
 STUDENT = "student"
 STANDARD_KD = "standard_kd"
@@ -78,7 +79,9 @@ def describe_learning(config: RunConfig, loss: Loss) -> str:
     """How our student learns, in a line."""
     said = [loss.sentence]
     if loss.name == "labels" and config.label_only.ensemble:
-        said.append(f"the student also from an ensemble of {config.label_only.ensemble} students of the labels")
+        said.append(
+            f"the student also from an ensemble of {counted(config.label_only.ensemble, 'student')} of the labels"
+        )
     if loss.name == "labels" and config.label_only.prior_correction:
         said.append("corrected for the prior of synthetic images")
     return "; ".join(said)
