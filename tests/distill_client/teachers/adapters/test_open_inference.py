@@ -1,10 +1,7 @@
 """The Open Inference Protocol v2, against a server that keeps its tensors as the specification and extensions say."""
 
-import base64
 import io
 import json
-import struct
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,103 +9,19 @@ import pytest
 import tritonclient.http
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
 
 from distill_client.errors import ConfigError, TeacherProtocolError, TeacherRefused
 from distill_client.teachers.encoding import encode_image
-from distill_client.teachers.manners.patience import Retryable
+from tests.distill_client.teachers.adapters.inference_model import LENGTH, Model, adapter
 from tests.distill_client.teachers.adapters.vendor import (
     CLASSES,
     HTML,
     IMAGES,
     ROWS,
-    Asked,
     Reply,
     Vendor,
-    adapter_of,
     ask,
 )
-
-LENGTH = "Inference-Header-Content-Length"
-DTYPES = {"UINT8": "<u1", "FP32": "<f4"}
-BYTES_OF = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8"}
-
-
-@dataclass
-class Model:
-    """One model; remembers the input of its last call as an array, or as files."""
-
-    datatype: str = "UINT8"
-    shape: list[int] = field(default_factory=lambda: [-1, 5, 6, 3])
-    output: Any = field(default_factory=lambda: ROWS)
-    output_datatype: str = "FP32"
-    classification: bool = False
-    labels: list[str] | None = None
-    version: str | None = "3"
-    seen: Any = None
-    wanted: Any = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self, asked: Asked) -> Reply:
-        if asked.method == "GET":
-            outputs = [
-                {"name": "scores", "datatype": self.output_datatype, "shape": [-1, *np.shape(self.output)[1:]]}
-            ]
-            inputs = [{"name": "pixels", "datatype": self.datatype, "shape": self.shape}]
-            return Reply({"name": "m", "platform": "x", "inputs": inputs, "outputs": outputs, **self.metadata})
-        length = asked.headers.get(LENGTH.lower())
-        head = json.loads(asked.content[: int(length)] if length else asked.content)
-        (tensor,), (self.wanted,) = head["inputs"], head["outputs"]
-        assert head["id"] == asked.headers["idempotency-key"]  # KServe's Python server fails without one
-        assert tensor["name"] == "pixels"
-        self.seen = self._read(tensor, asked.content[int(length) :] if length else None)
-        return self._write(bool(length))
-
-    def _read(self, tensor: dict[str, Any], raw: bytes | None) -> Any:
-        if raw is not None:
-            assert tensor["parameters"]["binary_data_size"] == len(raw)
-            assert "data" not in tensor
-        if tensor["datatype"] != "BYTES":
-            dtype = DTYPES[tensor["datatype"]]
-            flat = np.array(tensor["data"], dtype) if raw is None else np.frombuffer(raw, dtype)
-            return flat.reshape(tensor["shape"])
-        if raw is None:
-            return [base64.b64decode(text) for text in tensor["data"]]
-        files = []
-        while raw:
-            (size,) = struct.unpack("<I", raw[:4])
-            files.append(raw[4 : 4 + size])
-            raw = raw[4 + size :]
-        assert int(np.prod(tensor["shape"])) == len(files)
-        return files
-
-    def _write(self, is_binary: bool) -> Reply:
-        values, datatype = self.output, self.output_datatype
-        if count := self.wanted.get("parameters", {}).get("classification"):
-            order = np.argsort(-values, axis=1)[:, :count]
-            names = [f":{label}" for label in self.labels] if self.labels else [""] * len(CLASSES)
-            values = np.array(
-                [[f"{row[at]:.6f}:{at}{names[at]}" for at in places] for row, places in zip(ROWS, order, strict=True)]
-            )
-            datatype = "BYTES" if is_binary else "STRING"
-        output: dict[str, Any] = {"name": "scores", "datatype": datatype, "shape": list(np.shape(values))}
-        document = {"model_name": "m", "model_version": self.version, "outputs": [output]}
-        if not is_binary:
-            output["data"] = values.ravel().tolist()
-            return Reply(document)
-        assert self.wanted["parameters"]["binary_data"] is True
-        if datatype == "BYTES":
-            raw = b"".join(struct.pack("<I", len(text)) + text.encode() for text in values.ravel())
-        else:
-            raw = np.ascontiguousarray(values).astype(BYTES_OF[datatype]).tobytes()
-        output["parameters"] = {"binary_data_size": len(raw)}
-        head = json.dumps(document).encode()
-        return Reply(head + raw, headers={LENGTH: str(len(head)), "Content-Type": "application/octet-stream"})
-
-
-def adapter(theirs: Vendor, **keys: Any) -> Any:
-    content = {"model": "m", "datatype": "UINT8", "images_per_call": 8, **keys}
-    return adapter_of(theirs.url, "open-inference", **content)
 
 
 def decoded(files: list[bytes]) -> NDArray[np.uint8]:
@@ -321,176 +234,3 @@ def test_a_model_that_is_not_there(theirs: Vendor) -> None:
     theirs.always({"error": "Request for unknown model: 'm' is not found"}, 404)
     with pytest.raises(TeacherRefused, match="unknown model"):
         ask(adapter(theirs), theirs.url)
-
-
-def output(**changes: Any) -> dict[str, Any]:
-    return {
-        "outputs": [{"name": "scores", "datatype": "FP32", "shape": [3, 4], "data": ROWS.ravel().tolist(), **changes}]
-    }
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        HTML,
-        b"",
-        b"{" * 100_000,
-        {},
-        {"outputs": []},
-        {"outputs": "x"},
-        {"outputs": [3]},
-        {"outputs": [{"name": "scores"}]},
-        output(name="other"),
-        output(shape=[4, 3]),
-        output(shape=[2, 4], data=[0.1] * 8),
-        output(shape=[3, 5], data=[0.1] * 15),
-        output(shape=[3]),
-        output(shape=[-3, -4]),
-        output(shape=[3, "4"]),
-        output(shape=[3, True, 4]),
-        output(shape=[10**30, 0]),
-        output(data=[0.1] * 11),
-        output(data=["0.1"] * 12),
-        output(data=[True] * 12),
-        output(data=[[0.1] * 4, [0.1] * 4, [0.1] * 3]),
-        output(data="0.1"),
-        output(data=None),
-        output(data=[10**400] * 12),
-        output(data=[None] * 12),
-        output(data=[7.5] * 12),
-        output(data=[-0.1] * 12),
-        output(data=[0.9] * 12),
-        output(datatype="BF16"),
-        output(datatype=["FP32"]),
-        output(datatype="BYTES", data=["a"] * 12),
-        output(parameters={"binary_data_size": 48}),
-        output(parameters={"binary_data_size": -1}),
-        output(parameters={"binary_data_size": "48"}),
-        json.dumps(output()).replace("0.7", "NaN").replace("0.1", "NaN").replace("0.", "-Infinity, 0.").encode(),
-    ],
-)
-def test_what_is_no_answer(theirs: Vendor, content: Any) -> None:
-    model = Model()
-    theirs.answer = lambda asked: model(asked) if asked.method == "GET" else Reply(content)
-    with pytest.raises(TeacherProtocolError) as caught:
-        ask(adapter(theirs), theirs.url)
-    assert caught.value.charged == "unknown"
-    assert len(str(caught.value)) < 600
-
-
-@pytest.mark.parametrize(
-    ("length", "body"),
-    [
-        ("9999999999999999999999", b"{}"),
-        ("-1", b"{}"),
-        ("x", b"{}"),
-        ("²", b"{}"),
-        ("0", b"{}"),
-        ("50", b"{}"),
-    ],
-)
-def test_a_header_that_lies_about_the_json(theirs: Vendor, length: str, body: bytes) -> None:
-    model = Model()
-    theirs.answer = lambda asked: model(asked) if asked.method == "GET" else Reply(body, headers={LENGTH: length})
-    with pytest.raises(TeacherProtocolError):
-        ask(adapter(theirs), theirs.url)
-
-
-@pytest.mark.parametrize(
-    ("datatype", "raw"),
-    [
-        ("FP32", b"\0" * 47),
-        ("FP32", b"\0" * 52),
-        ("BYTES", b"\xff\xff\xff\xff1"),
-        ("BYTES", b"\1\0"),
-        ("BYTES", b"\3\0\0\0\xff\xfe:" * 12),
-    ],
-)
-def test_binary_that_is_no_answer(theirs: Vendor, datatype: str, raw: bytes) -> None:
-    model = Model()
-    entry = {"name": "scores", "datatype": datatype, "shape": [3, 4], "parameters": {"binary_data_size": len(raw)}}
-    head = json.dumps({"outputs": [entry]}).encode()
-    reply = Reply(head + raw, headers={LENGTH: str(len(head))})
-    theirs.answer = lambda asked: model(asked) if asked.method == "GET" else reply
-    with pytest.raises(TeacherProtocolError):
-        ask(adapter(theirs, output="classification" if datatype == "BYTES" else "probabilities"), theirs.url)
-
-
-@pytest.mark.parametrize("entry", ["0.9", "0.9:4", "0.9:-1", "0.9:x", "x:1", ":1", "0.9:1:Coat", "0.9:²"])
-def test_entries_that_name_no_class(theirs: Vendor, entry: str) -> None:
-    model = Model()
-    told = {"outputs": [{"name": "scores", "datatype": "STRING", "shape": [3, 1], "data": ["0.9:1", entry, "0.9:2"]}]}
-    theirs.answer = lambda asked: model(asked) if asked.method == "GET" else Reply(told)
-    with pytest.raises(TeacherProtocolError):
-        ask(adapter(theirs, output="classification", answers="top-k:1"), theirs.url)
-
-
-@pytest.mark.parametrize("labels", [[0, 1, 4], [0, 1, -1], [0, 1, 1.5], [0, 1], [0, 1, None]])
-def test_labels_that_are_no_places(theirs: Vendor, labels: list[Any]) -> None:
-    model = Model(output=np.array([0, 1, 2]))
-    told = {"outputs": [{"name": "scores", "datatype": "FP32", "shape": [len(labels)], "data": labels}]}
-    theirs.answer = lambda asked: model(asked) if asked.method == "GET" else Reply(told)
-    with pytest.raises(TeacherProtocolError):
-        ask(adapter(theirs, output="label", answers="label"), theirs.url)
-
-
-@pytest.mark.parametrize(
-    ("status", "charged"), [(503, "no"), (429, "no"), (500, "unknown"), (504, "unknown"), (408, "unknown")]
-)
-def test_failures_that_pass(theirs: Vendor, status: int, charged: str) -> None:
-    model = Model()
-    theirs.answer = lambda asked: model(asked) if asked.method == "GET" else Reply({"error": "no"}, status)
-    with pytest.raises(Retryable) as caught:
-        ask(adapter(theirs), theirs.url)
-    assert caught.value.charged == charged
-
-
-def test_bad_requests_cost_nothing(theirs: Vendor) -> None:
-    model = Model()
-    theirs.answer = lambda asked: model(asked) if asked.method == "GET" else Reply({"error": "batch-size"}, 400)
-    with pytest.raises(TeacherRefused, match="batch-size") as caught:
-        ask(adapter(theirs), theirs.url)
-    assert caught.value.charged == "no"
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ({"output": "label"}, "output is label and answers is 'probabilities'"),
-        ({"output": "logits", "answers": "top-k:2"}, "output is logits"),
-        ({"mean": [0.1, 0.2]}, "mean has 2 numbers"),
-        ({"std": [1.0, 0.0, 1.0]}, "std is"),
-        ({"model": "a/b"}, "model"),
-        ({"datatype": "INT8"}, "datatype"),
-        ({"scale": 0}, "scale"),
-    ],
-)
-def test_files_that_cannot_be(theirs: Vendor, keys: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
-        adapter(theirs, **keys)
-
-
-@pytest.mark.parametrize(
-    ("keys", "images"),
-    [
-        ({"datatype": "UINT8", "call_bytes_max": 2048 + 90 * 3}, 3),
-        ({"datatype": "FP32", "call_bytes_max": 2048 + 90 * 4 * 3}, 3),
-        ({"datatype": "UINT8", "wire": "json", "call_bytes_max": 2048 + 90 * 4 * 2}, 2),
-        ({"datatype": "BYTES", "call_bytes_max": 2048 + 4000}, 3),
-        ({"datatype": "UINT8"}, 8),
-    ],
-)
-def test_no_more_images_than_fit_a_call(theirs: Vendor, keys: dict[str, Any], images: int) -> None:
-    model = theirs.answer = Model(shape=[-1] if keys["datatype"] == "BYTES" else [-1, 5, 6, 3])
-    model.datatype = keys["datatype"]
-    found = adapter(theirs, **keys)
-    assert found.capabilities.images_per_request_max == images
-    model.output = np.repeat(ROWS[:1], images, axis=0)
-    ask(found, theirs.url, np.random.default_rng(1).integers(0, 256, (images, 5, 6, 3), np.uint8))
-    if "call_bytes_max" in keys:
-        assert len(theirs.asked[-1].content) <= keys["call_bytes_max"]
-
-
-def test_a_call_that_holds_no_image(theirs: Vendor) -> None:
-    with pytest.raises(ConfigError, match="call_bytes_max is 2000"):
-        adapter(theirs, call_bytes_max=2000)
