@@ -186,11 +186,12 @@ def _require_whole_rows(values_nk: NDArray[np.float64], failures: Mapping[int, o
     """A row that is not whole would pass for a distribution. Raises TeacherProtocolError, saying what to write."""
     if Disclosure.parse(file.answers).kind != "probabilities":
         return
+    unmapped = "look which of its names label_map leaves out; " if file.label_map else ""
     missing_nk = np.isnan(values_nk)
     for place, missing_k in enumerate(missing_nk):
         if place not in failures and missing_k.any() and not missing_k.all():
             named = int((~missing_k).sum())
             raise TeacherProtocolError(
-                f"the teacher scored {named} of {len(file.classes)} classes, and answers is 'probabilities'; where "
-                f'it leaves classes out, write answers = "top-k:K" with the most it names, such as {named}'
+                f"the teacher scored {named} of {len(file.classes)} classes, and answers is 'probabilities'; "
+                f'{unmapped}where it leaves classes out, write answers = "top-k:K" with the most it names, such as {named}'
             )

@@ -245,6 +245,17 @@ def test_a_reply_that_is_not_as_described_counts_as_spent(
         assert ledger.usage().spent == 1  # it may have been paid for
 
 
+def test_classes_that_a_label_map_does_not_reach_are_its_fault_first(theirs: Vendor, tmp_path: Path) -> None:
+    theirs.always({"results": [{"name": "a", "score": 0.7}, {"name": "b", "score": 0.3}]})
+    mapped = {"label_map": {"a": CLASSES[0], "b": CLASSES[1]}}
+    says = r"scored 2 of 4 classes.*look which of its names label_map leaves out"
+    with (
+        asked_as(a_file(theirs.url, **mapped), tmp_path) as (teacher, _),
+        pytest.raises(TeacherProtocolError, match=says),
+    ):
+        teacher.label(ONE, "key")
+
+
 def test_another_number_of_answers_than_images_is_refused(theirs: Vendor, tmp_path: Path) -> None:
     theirs.always({"r": [[0.25] * 4] * 2})
     keys = {"request": {"template": {"b": "{images}"}}, "reply": {"images": "r", "scores": "@"}, "images_per_call": 3}
