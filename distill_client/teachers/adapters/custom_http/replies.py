@@ -193,5 +193,6 @@ def _require_whole_rows(values_nk: NDArray[np.float64], failures: Mapping[int, o
             named = int((~missing_k).sum())
             raise TeacherProtocolError(
                 f"the teacher scored {named} of {len(file.classes)} classes, and answers is 'probabilities'; "
-                f'{unmapped}where it leaves classes out, write answers = "top-k:K" with the most it names, such as {named}'
+                f'{unmapped}where it leaves classes out, write answers = "top-k:K" with the most it names, '
+                f"such as {named}"
             )
