@@ -102,7 +102,16 @@ class Labelling:
         if earlier := self._ledger.find_answer(question):
             return self._again(earlier, request, images_nhwc)
         _require_disclosure(request)
-        with self._admission.first(request.key, request.idempotency_key), self._room(request, len(images_nhwc)):
+        with self._admission.first(request.key, request.idempotency_key):
+            # Looked for again: the same request may have ended since, and spent the very images that this one needs.
+            found = self._ledger.find_answer(question) or self._bought(teacher, request, question, images_nhwc, digests)
+        return self._again(found, request, images_nhwc)
+
+    def _bought(
+        self, teacher: Teacher, request: LabelRequest, question: Question, images_nhwc: Images, digests: list[bytes]
+    ) -> Answered | Expired:
+        """Classify, disclose and charge what has no answer yet. Raises Refusal."""
+        with self._room(request, len(images_nhwc)):
             with self._classifying:
                 probabilities_nk = teacher.classifier.probabilities(images_nhwc)
                 computed = Computed(
@@ -112,8 +121,7 @@ class Labelling:
                     fingerprints=pack_fingerprints(images_nhwc, digests, probabilities_nk),
                     teacher_digest=teacher.content_digest,
                 )
-            answered = self._ledger.charge(question, computed, request_id=request.request_id)
-        return self._again(answered, request, images_nhwc)
+            return self._ledger.charge(question, computed, request_id=request.request_id)
 
     def _disclosed(
         self, key: Key, teacher: Teacher, digests: list[bytes], probabilities_nk: NDArray[np.float32]

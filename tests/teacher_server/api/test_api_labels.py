@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from shared.wire.contracts import Disclosure, InputSpec, LabelsAnswer
 from shared.wire.images import NPY_MEDIA_TYPE, answer_digest, decode_npy, encode_npy
 from shared.wire.rate_limits import HEADER_RATE_LIMIT
 from shared.wire.receipts import chain_faults
+from teacher_server.admission import Admission
 from teacher_server.app import create_app
-from teacher_server.ledger.keys.issuing import create_key
+from teacher_server.ledger.keys.issuing import Key, create_key
 from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.settings import TeacherSettings
 from teacher_server.teachers.teacher import Teacher
@@ -166,6 +168,28 @@ def test_one_idempotency_key_from_many_callers_at_once(world: World) -> None:
             assert response.json()["code"] in ("overloaded", "still_running")
             require_problem(response, response.status_code, response.json()["code"])
     assert holder.spent() == 3
+    require_sound(world.database)
+
+
+def test_a_request_whose_twin_spends_the_budget_first_is_answered_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for an earlier answer and the place of the first, the same request is answered and charged."""
+    holder = world.holder(budget=3)
+    twins: list[Any] = []
+    first = Admission.first
+
+    def late(self: Admission, key: Key, idempotency_key: str) -> AbstractContextManager[None]:
+        if not twins:
+            twins.append(None)
+            twins[0] = holder.ask([1, 2, 3], Idempotency_Key="one")
+        return first(self, key, idempotency_key)
+
+    monkeypatch.setattr(Admission, "first", late)
+    answered = holder.ask([1, 2, 3], Idempotency_Key="one")
+    assert (answered.status_code, answered.content) == (200, twins[0].content)
+    assert (answered.headers[contracts.HEADER_REPLAYED], holder.spent()) == ("true", 3)
+    assert [event.kind for event in events_of(holder)] == ["create", "answer"], "nobody was refused"
     require_sound(world.database)
 
 
