@@ -4,9 +4,8 @@ Every step first looks whether it is done already, so running and resuming are o
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -15,15 +14,13 @@ from distill_client.contenders import (
     describe_learning,
     prepare_lessons,
     remove_checkpoints,
-    restore_network,
     save_network,
     train_contender,
 )
 from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
 from distill_client.material import Material, check_card, load_test
-from distill_client.plan import Plan, PlanCost, draw_held_out
+from distill_client.plan import PlanCost, draw_held_out
 from distill_client.pool import Pool
-from distill_client.randomness import torch_generator
 from distill_client.results import (
     export_student,
     keep_owner_agreement,
@@ -32,31 +29,14 @@ from distill_client.results import (
     summarise,
 )
 from distill_client.run_folder import RunFolder
+from distill_client.stages import Walk, synthetic_stages
+from distill_client.stages.reporter import Reporter
 from distill_client.student.losses import Loss, choose_loss
-from distill_client.student.targets import answered_rows, top_classes
-from distill_client.synthesis.cvae import generate, train_cvae
-from distill_client.synthesis.cvae_networks import create_cvae
-from distill_client.synthesis.mixup import mix_pairs
+from distill_client.student.targets import answered_rows
 from distill_client.teachers.paid.buying import buy_stage, images_per_request, refuse_test_images
 from distill_client.teachers.paid.labelled import LabelledImages
-from distill_client.teachers.protocol import Answer, Teacher
+from distill_client.teachers.protocol import Teacher
 from shared.wire.images import Images
-
-
-class Reporter(Protocol):
-    """Who is told how far the run is."""
-
-    def buying(self, stage: str, images: int, bought: int) -> Callable[[Answer], None]:
-        """A stage of ``images`` begins, ``bought`` of them already there; the result hears every further answer."""
-        ...
-
-    def training(self, what: str) -> Callable[[int, int, float], None]:
-        """A training begins; the result hears (step, steps, loss)."""
-        ...
-
-    def learning(self, how: str) -> None:
-        """Trainings follow, by the loss that is named."""
-        ...
 
 
 def run(
@@ -67,7 +47,7 @@ def run(
     Raises DistillError; what was paid for is on the disk then, with its receipts, and running again goes on from
     there.
     """
-    pool, plan = material.pool, material.plan
+    pool = material.pool
     check_teacher(folder, teacher, material)
     teacher = trusting(folder, teacher)
 
@@ -76,11 +56,8 @@ def run(
 
     buy("pool", lambda: [pool.images_nhwc])
     _require_answers(folder)
-    if material.cost.mixup:
-        blends = (plan.first_n, plan.second_n, plan.lambda_n)
-        buy("mixup", lambda: mix_pairs(pool.images_nhwc, *blends))
-    if material.cost.cvae:
-        buy("cvae", lambda: _generate(folder, plan, reporter, device))
+    for stage in synthetic_stages(Walk(folder, material, reporter, device)):
+        buy(stage.name, stage.render)
 
     everything = folder.labels.labelled(*folder.labels.stages())
     loss = choose_loss(folder.record.teacher.disclosure, everything.values, folder.config.training.tail)
@@ -90,7 +67,7 @@ def run(
         agreed = measure_agreement(folder, everything, material.test, None, device)
         agreed = keep_owner_agreement(folder, accuracies, agreed)
     audit = audit_folder(folder, teacher)
-    planned = asdict(material.cost)
+    planned = material.cost.phases()
     summary = summarise(folder, accuracies, agreed, audit, planned=planned, test=material.test, loss=loss)
     folder.write_summary(summary)
     export_student(folder, summary, device)
@@ -144,7 +121,7 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
 def _missing_images(folder: RunFolder, cost: PlanCost) -> int:
     """Images still to be bought; exact for recorded stages, which leave out what the run has bought before."""
     missing = 0
-    for stage, images in asdict(cost).items():
+    for stage, images in cost.phases().items():
         if folder.labels.has_stage(stage):
             recorded, bought = folder.labels.stage_images(stage)
             missing += recorded - bought
@@ -193,33 +170,6 @@ def _require_answers(folder: RunFolder) -> None:
             f"all {len(answered_n)} answers to the pool were rejected, so nothing more is bought: what teacher "
             f"{folder.record.teacher.name} names is none of the run's classes; look at its label map"
         )
-
-
-def _generate(folder: RunFolder, plan: Plan, reporter: Reporter, device: torch.device) -> Iterable[Images]:
-    """CVAE images under the plan's z and conditions; the CVAE learns from the pool and the teacher's top classes."""
-    config, seed, pool = folder.config.synthesis.cvae, folder.config.seed, folder.labels.labelled("pool")
-    cvae = create_cvae(
-        config,
-        image_hwc=pool.images_nhwc.shape[1:],
-        classes=len(folder.record.teacher.classes),
-        generator=torch_generator(seed, "cvae.initial-weights"),
-    ).to(device)
-    if folder.cvae_path.exists():
-        restore_network(cvae, folder.cvae_path)
-    else:
-        with folder.timed("train_cvae"):
-            heard = reporter.training("CVAE")
-            answered_n = answered_rows(pool.values)
-            train_cvae(
-                cvae,
-                config,
-                pool.images_nhwc if answered_n.all() else pool.images_nhwc[answered_n],
-                top_classes(pool.values[answered_n]),
-                torch_generator(seed, "cvae.training", device),
-                lambda epoch: heard(epoch, config.epochs, float("nan")),
-            )
-        save_network(cvae, folder.cvae_path)
-    return generate(cvae, plan.z_nd, plan.classes_n)
 
 
 def _train_all(

@@ -4,7 +4,7 @@ Nothing here looks at a pixel, so a run's exact cost is known before anything is
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from distill_client.config import CvaeConfig, MixupConfig, RunConfig, SynthesisConfig
 from distill_client.errors import ConfigError
 from distill_client.randomness import numpy_generator
+from distill_client.synthesis.view_plan import ViewPlan, draw_views
 
 # Each round replaces every clashing pair by a fresh one. One round is nearly always enough; this many fail only
 # when the pool has hardly more different blends than are asked for.
@@ -23,13 +24,18 @@ class PlanCost:
     """Images that each phase buys; an image is one query."""
 
     pool: int
-    mixup: int
-    cvae: int
+    mixup: int = 0
+    cvae: int = 0
+    views: int = 0
 
     @property
     def total(self) -> int:
         """Images bought by the whole run."""
-        return self.pool + self.mixup + self.cvae
+        return sum(asdict(self).values())
+
+    def phases(self) -> dict[str, int]:
+        """What each phase that buys anything buys, in the order of buying."""
+        return {phase: images for phase, images in asdict(self).items() if images}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Plan:
     """One row per synthetic image, in the order they are rendered and bought.
 
     Mixed: lambda_n float64 times pool image first_n plus the rest of pool image second_n (int64 indices).
-    Generated: decoded from z_nd float32 under the condition classes_n int64.
+    Generated: decoded from z_nd float32 under the condition classes_n int64. Mixed views: as ``views`` says.
     """
 
     pool_images: int
@@ -46,25 +52,26 @@ class Plan:
     lambda_n: NDArray[np.float64]
     z_nd: NDArray[np.float32]
     classes_n: NDArray[np.int64]
+    views: ViewPlan
 
     @property
     def cost(self) -> PlanCost:
         """What following this plan buys."""
-        return PlanCost(pool=self.pool_images, mixup=len(self.lambda_n), cvae=len(self.classes_n))
+        return PlanCost(self.pool_images, mixup=len(self.lambda_n), cvae=len(self.classes_n), views=len(self.views))
 
 
 def draw_plan(config: SynthesisConfig, *, pool_images: int, classes: int, seed: int) -> Plan:
-    """Plan exactly ``config.images`` synthetic images over a pool (FS-BBT sections 3.1 and 3.2).
+    """Plan exactly ``config.images`` synthetic images over a pool: FS-BBT's sections 3.1 and 3.2, or mixed views.
 
     Raises ConfigError when the pool is too small for that many different blends.
     """
-    first_n, second_n, lambda_n = _draw_mixup(
-        config.mixup, config.images, pool_images, numpy_generator(seed, "plan.mixup")
-    )
-    z_nd, classes_n = _draw_cvae(
-        config.cvae, config.images - len(lambda_n), classes, numpy_generator(seed, "plan.cvae")
-    )
-    return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n)
+    by_method = {"fs-bbt": 0, "mixed-views": 0, config.method: config.images}
+    blends = by_method["fs-bbt"]
+    first_n, second_n, lambda_n = _draw_mixup(config.mixup, blends, pool_images, numpy_generator(seed, "plan.mixup"))
+    generated = blends - len(lambda_n)
+    z_nd, classes_n = _draw_cvae(config.cvae, generated, classes, numpy_generator(seed, "plan.cvae"))
+    views = draw_views(config.views, by_method["mixed-views"], pool_images, numpy_generator(seed, "plan.views"))
+    return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n, views)
 
 
 def draw_held_out(config: RunConfig, bought: int) -> NDArray[np.bool_]:
@@ -79,8 +86,9 @@ def check_affordable(cost: PlanCost, budget_images: int) -> None:
     """Raise ConfigError when the plan needs more than the budget."""
     if cost.total > budget_images:
         raise ConfigError(
-            f"budget_images is {budget_images}; the plan buys {cost.total} ({cost.pool} pool, {cost.mixup} mixup, "
-            f"{cost.cvae} cvae), so at least {cost.total} is needed"
+            f"budget_images is {budget_images}; the plan buys {cost.total} ("
+            + ", ".join(f"{images} {phase}" for phase, images in cost.phases().items())
+            + f"), so at least {cost.total} is needed"
         )
 
 

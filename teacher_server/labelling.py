@@ -104,7 +104,9 @@ class Labelling:
         _require_disclosure(request)
         with self._admission.first(request.key, request.idempotency_key):
             # Looked for again: the same request may have ended since, and spent the very images that this one needs.
-            found = self._ledger.find_answer(question) or self._bought(teacher, request, question, images_nhwc, digests)
+            found = self._ledger.find_answer(question)
+            if found is None:
+                found = self._bought(teacher, request, question, images_nhwc, digests)
         return self._again(found, request, images_nhwc)
 
     def _bought(

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -42,9 +41,9 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
         check_budget(cost, card)
     wanted = experiment.teacher.images_per_request
     per_request = wanted if card is None else images_per_request(wanted, card)
-    requests = sum(math.ceil(images / per_request) for images in asdict(cost).values())
+    requests = sum(math.ceil(images / per_request) for images in cost.phases().values())
     if as_json:
-        report = {"phases": asdict(cost), "total": cost.total, "budget_images": experiment.budget_images}
+        report = {"phases": cost.phases(), "total": cost.total, "budget_images": experiment.budget_images}
         report |= {"requests": requests, "config_digest": experiment.digest()}
         typer.echo(json.dumps(report | _price(allowance, cost.total)))
     else:

@@ -94,8 +94,8 @@ def _accuracy(summary: dict[str, Any], key: str, value: float | None) -> str:
 def plan_table(cost: PlanCost, *, budget_images: int, requests: int, allowance: Allowance | None = None) -> Table:
     """What a run would buy, phase by phase, against its budget, and what a teacher's file allows."""
     table = Table("phase", "images", title="what would be bought", min_width=40)
-    for phase in ("pool", "mixup", "cvae"):
-        table.add_row(phase, f"{getattr(cost, phase):,}")
+    for phase, images in cost.phases().items():
+        table.add_row(phase, f"{images:,}")
     table.add_section()
     table.add_row("in all", f"{cost.total:,}")
     table.add_row("budget", f"{budget_images:,}")

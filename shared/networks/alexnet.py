@@ -59,7 +59,7 @@ class AlexNet(nn.Module):
 def _convolution(inputs: int, outputs: int, side: int, *, pooled: bool) -> list[nn.Module]:
     pooling = [nn.MaxPool2d(3, stride=2)] if pooled else []
     norm = nn.BatchNorm2d(outputs, eps=_BATCH_NORM_EPSILON, momentum=_BATCH_NORM_MOMENTUM)
-    # The published order is ReLU, then pool; this one gives the same values and gradients with a quarter of the ReLUs.
+    # Published as ReLU, then pool; this order gives the same values and gradients with a quarter of the ReLUs.
     return [nn.Conv2d(inputs, outputs, side, padding=side // 2), *pooling, nn.ReLU(), norm]
 
 

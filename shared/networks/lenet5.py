@@ -24,8 +24,7 @@ class LeNet5(nn.Module):
 
     def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
         """float32 N x C x 28 x 28 in, logits N x K out."""
-        # The published order is ReLU, then pool. Either way round gives the same values and gradients, this one with a
-        # quarter of the ReLUs.
+        # Published as ReLU, then pool; this order gives the same values and gradients with a quarter of the ReLUs.
         x = torch.relu(torch.max_pool2d(self.conv1(images_nchw), 2))
         x = torch.relu(torch.max_pool2d(self.conv2(x), 2))
         x = torch.relu(self.dense1(x.flatten(1)))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -60,7 +61,7 @@ def _fit(
 ) -> None:
     network, optimiser, generator, device = state.network, state.optimiser, state.generator, state.generator.device
     # A split that is small enough lives on the device as uint8; batches are cut and scaled there.
-    images_nhwc = torch.from_numpy(train.images_nhwc)
+    images_nhwc = torch.from_numpy(np.require(train.images_nhwc, requirements="W"))  # read-only where it was read so
     if train.images_nhwc.nbytes <= DEVICE_BYTES_MAX:
         images_nhwc = images_nhwc.to(device)
     truth_n = torch.tensor(train.truth_n, device=device)

@@ -1,0 +1,83 @@
+"""The student: its network, how it and the baselines are trained, and what they are measured on."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from distill_client.config.section import Fraction, Positive, Section
+
+Augmentation = Literal["none", "geometric", "mixup", "combination"]
+Tail = Literal["lump", "spread"]
+
+
+class TrainingConfig(Section):
+    """The schedule that every contender trains with; give ``epochs`` or ``steps``, not both."""
+
+    batch_size: Positive = 256
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    learning_rate: float = Field(5e-3, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    decay: Literal["constant", "cosine", "steps"] = "cosine"
+    l2: float = Field(0.0, ge=0, description="times a convolution's squared weights, added to the loss as in Keras")
+    averaging_decay: float = Field(
+        0.0, ge=0, lt=1, description="of the exponential moving average of weights, per step; 0 is off"
+    )
+    tail: Tail = Field(
+        "lump",
+        description="the classes that a top-k answer does not name: one event, or equal shares of what is missing",
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
+
+
+class StudentConfig(Section):
+    """The student's network and the unqueried augmentation it trains with."""
+
+    network: str
+    augmentation: Augmentation = "combination"
+
+
+class LabelOnlyConfig(Section):
+    """What our student does about a teacher that names a class and nothing else; none of it costs a query."""
+
+    ensemble: int = Field(3, ge=0, le=16, description="students of the labels that teach the last one; 0 for none")
+    label_share: Fraction = Field(0.5, description="of a bought image's target, beside the ensemble's opinion of it")
+    blended_fraction: Fraction = Field(0.5, description="of each batch: unqueried blends, the ensemble's alone")
+    prior_correction: bool = Field(
+        False, description="take out of the student how often synthetic images are given each class"
+    )
+
+
+class BaselineConfig(Section):
+    """The two contenders every student is measured against, each with the augmentation that suits it."""
+
+    student_alone: bool = True
+    student_alone_augmentation: Augmentation = "none"
+    standard_kd: bool = True
+    standard_kd_augmentation: Augmentation = "none"
+
+
+class AugmentationConfig(Section):
+    """Bounds of the random geometric transform (unqueried; the label stays)."""
+
+    rotate_degrees: float = Field(10.0, ge=0, le=180)
+    shift_fraction: float = Field(0.1, ge=0, le=0.5)
+    flip: bool = False
+
+
+class EvaluationConfig(Section):
+    """The test split is read from disk, never sent. Held-out bought answers measure agreement without it."""
+
+    dataset: str | None = None
+    held_out_fraction: float = Field(0.02, ge=0, lt=0.5)
+
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> Self:
+        if self.dataset is None and self.held_out_fraction == 0:
+            raise ValueError("give dataset, or a held_out_fraction above 0; nothing could be measured")
+        return self

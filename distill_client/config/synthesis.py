@@ -1,0 +1,60 @@
+"""What is invented beside the pool: one section per kind of synthetic image, and which of them a run buys."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from distill_client.config.section import Positive, Section
+
+
+class MixupConfig(Section):
+    """MixUp, FS-BBT section 3.1: x = lambda x1 + (1 - lambda) x2 with lambda ~ Beta(alpha, alpha)."""
+
+    alpha: float = Field(1.0, gt=0)
+    lambda_decimals: int = Field(2, ge=1, le=6)
+    original_within: float = Field(
+        0.05,
+        ge=0,
+        lt=0.5,
+        description="a lambda this near 0 or 1 leaves an original; a CVAE image takes its place",
+    )
+
+
+class CvaeConfig(Section):
+    """The conditional VAE, FS-BBT section 3.2, trained on the pool alone."""
+
+    network: Literal["auto", "mlp", "conv"] = Field("auto", description="mlp for 28x28, conv for every other size")
+    latent: int = Field(2, ge=1, le=1024)
+    epochs: Positive = 200
+    batch_size: Positive = 256
+    learning_rate: float = Field(1e-3, gt=0)
+    z: Literal["hybrid", "gaussian", "uniform"] = "hybrid"
+    z_uniform_bound: float = Field(3.0, gt=0)
+
+
+class ViewsConfig(Section):
+    """Mixed views: two pool images, each transformed at random, x = share T1(x1) + (1 - share) T2(x2).
+
+    Bounds of what is drawn evenly for every image: a rotation, shifts as fractions of the sides, a scale around one,
+    a shear, whether to mirror. What enters is black. ``share`` is between ``least_share`` and one.
+    """
+
+    least_share: float = Field(0.5, ge=0, le=1)
+    rotate_degrees: float = Field(10.0, ge=0, le=180)
+    shift_fraction: float = Field(0.06, ge=0, le=0.5)
+    scale_fraction: float = Field(0.12, ge=0, lt=1)
+    shear: float = Field(0.08, ge=0, le=1)
+    flip: bool = Field(False, description="mirror half of the images; for things that may face either way")
+
+
+class SynthesisConfig(Section):
+    """How many images are invented and bought beside the pool, and by what.
+
+    "fs-bbt" blends raw pairs and has a CVAE's images where a blend would be an original; "mixed-views" is ours.
+    """
+
+    images: int = Field(ge=0, le=10_000_000)
+    method: Literal["fs-bbt", "mixed-views"] = "fs-bbt"
+    views: ViewsConfig = ViewsConfig()
+    mixup: MixupConfig = MixupConfig()
+    cvae: CvaeConfig = CvaeConfig()
