@@ -34,7 +34,7 @@ def transform(images_nhwc: NDArray[np.uint8], transforms_nt: NDArray[np.float64]
     """Each image under its own transform, float64 images_nhwc from 0 to 255."""
     height, width = images_nhwc.shape[1:3]
     images_nchw = torch.from_numpy(images_nhwc.astype(np.float64)).permute(0, 3, 1, 2)
-    angle, scale, shear, across, down, mirror = torch.from_numpy(transforms_nt).unbind(dim=1)
+    angle, scale, shear, across, down, mirror = torch.tensor(transforms_nt).unbind(dim=1)
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
     # affine_grid's unit is half a side, so a shift of f sides is 2 f, and a rotation in pixels is skewed by the side
     # ratio.

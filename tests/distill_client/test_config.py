@@ -165,8 +165,8 @@ def other_than(value: object) -> object:
         return value + 1
     if isinstance(value, float):
         return value * 0.9 + 0.001
-    others = {"hybrid": "uniform", "auto": "conv", "cosine": "constant", "lump": "spread"}
-    return {**others, "none": "mixup", "combination": "none"}.get(str(value), f"{value}x")
+    others = {"hybrid": "uniform", "auto": "conv", "cosine": "constant", "lump": "spread", "fs-bbt": "mixed-views"}
+    return {**others, "spend-all": "until-flat", "none": "mixup", "combination": "none"}.get(str(value), f"{value}x")
 
 
 def test_the_digest_is_of_the_content_and_changes_with_every_part_of_it(tmp_path: Path) -> None:

@@ -110,3 +110,11 @@ def test_a_plan_beyond_the_budget_names_the_key_and_the_least_that_would_do() ->
     check_affordable(cost, 10_000)
     with pytest.raises(ConfigError, match=r"budget_images is 9999; .*at least 10000 is needed"):
         check_affordable(cost, 9_999)
+
+
+def test_mixed_views_are_planned_instead_of_blends_and_generated_images() -> None:
+    plan = draw_plan(SynthesisConfig(images=90, method="mixed-views"), pool_images=40, classes=10, seed=1)
+    assert plan.cost.phases() == {"pool": 40, "views": 90}
+    assert (len(plan.lambda_n), len(plan.z_nd), len(plan.views)) == (0, 0, 90)
+    with pytest.raises(ConfigError, match=r"plan buys 130 \(40 pool, 90 views\), so at least 130 is needed"):
+        check_affordable(plan.cost, 129)

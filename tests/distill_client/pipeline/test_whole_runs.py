@@ -142,7 +142,7 @@ def test_a_run_without_synthetic_images_baselines_and_held_out_answers(tmp_path:
     teacher, reporter = FakeTeacher(budget=40), SilentReporter()
     begin(tmp_path / "run", config, teacher)
     summary = bring_to_its_end(tmp_path / "run", teacher, reporter)
-    assert summary["images"]["by_phase"] == {"pool": 40, "mixup": 0, "cvae": 0}
+    assert summary["images"]["by_phase"] == {"pool": 40}
     assert summary["images"]["planned"] == summary["images"]["in_audit_log"] == 40
     assert summary["baselines"] == {"student_alone": None, "standard_kd": None}
     assert (summary["agreement"], summary["agreement_on"], summary["agreement_images"]) == (None, "not measured", 0)
@@ -162,3 +162,14 @@ def test_equal_seeds_train_equal_students_and_other_seeds_others(tmp_path: Path,
         begin(tmp_path / str(seed), tiny_config(seed=seed), FakeTeacher())
         bring_to_its_end(tmp_path / str(seed), FakeTeacher())
         assert equal_weights(weights_of(tmp_path / str(seed)), weights_of(finished[0])) is (seed == 1)
+
+
+def test_a_run_of_mixed_views_buys_nothing_else_beside_its_pool(tmp_path: Path) -> None:
+    config = tiny_config(synthesis={"method": "mixed-views", "images": 60})
+    teacher, reporter = FakeTeacher(budget=100), SilentReporter()
+    begin(tmp_path / "run", config, teacher)
+    summary = bring_to_its_end(tmp_path / "run", teacher, reporter)
+    assert summary["images"]["by_phase"] == {"pool": 40, "views": 60}
+    assert summary["images"]["planned"] == summary["images"]["in_audit_log"] == len(set(teacher.images_seen)) == 100
+    assert reporter.trainings == ["student", "standard_kd", "student_alone"]
+    assert summary["student_accuracy"] is not None
