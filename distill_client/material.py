@@ -128,7 +128,8 @@ def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:
     if pool.class_names and tuple(card.classes) != pool.class_names:
         raise ConfigError(
             f"{config.pool.source} with classes {list(pool.class_names)}; "
-            f"teacher {card.name} answers in {card.classes}"
+            f"teacher {card.name} answers in {card.classes}; "
+            "pool.labels = 'ignore' uses the images without their labels"
         )
 
 

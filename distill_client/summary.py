@@ -36,6 +36,8 @@ def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
     """What the student's card says: how to use it, where it comes from, what it cost and how that was proved."""
     card, spec, pool = folder.record.teacher, student_input(folder), folder.config.pool
     source = pool.dataset or Path(pool.folder or pool.file or "").name  # a path says more of its owner than of it
+    if pool.dataset and pool.is_unlabelled:
+        source += ", without its labels"
     return {
         "name": summary["name"],
         "network": folder.config.student.network,

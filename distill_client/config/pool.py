@@ -1,7 +1,7 @@
 """The real images, and who is asked about them."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,20 +20,27 @@ class TeacherConfig(Section):
 
 
 def names_no_labels(pool: Any) -> bool:
-    """Whether a pool section, as the file has it, names a source without labels."""
-    return isinstance(pool, dict) and any(pool.get(key) is not None for key in ("folder", "file"))
+    """Whether a pool section, as the file has it, names a source without labels, or labels that are not read."""
+    if not isinstance(pool, dict):
+        return False
+    return pool.get("labels") == "ignore" or any(pool.get(key) is not None for key in ("folder", "file"))
 
 
 class PoolConfig(Section):
     """The few real images: ``images`` of them, drawn by the run's seed from exactly one source.
 
     ``dataset`` is labelled: the training split of a published set, or of an ImageFolder tree as ``folder:PATH``.
-    ``folder`` (pictures, flat or nested) and ``file`` (an .npz with the array ``images``) are not.
+    ``folder`` (pictures, flat or nested) and ``file`` (an .npz with the array ``images``) are not. A data set of
+    other classes than the teacher's may be a pool as well, when its ``labels`` are not read: its images then come to
+    the teacher's input as pictures do.
     """
 
     dataset: str | None = None
     folder: Path | None = None
     file: Path | None = None
+    labels: Literal["use", "ignore"] = Field(
+        "use", description="of a data set; ignored, it may have other classes and another size than the teacher"
+    )
     images: Positive
     size: str | None = Field(
         None,
@@ -56,18 +63,24 @@ class PoolConfig(Section):
         if sum(source is not None for source in (self.dataset, self.folder, self.file)) != 1:
             raise ValueError("give exactly one of dataset, folder and file")
         if self.is_unlabelled and self.balanced:
-            raise ValueError("balanced is true, and a folder or file has no labels to balance by; leave it out")
+            why = "its labels are not read" if self.dataset else "a folder or file has no labels to balance by"
+            raise ValueError(f"balanced is true, and {why}; leave it out")
         return self
 
     @property
     def is_unlabelled(self) -> bool:
         """Whether nothing is known of the images' true classes."""
-        return self.dataset is None
+        return self.dataset is None or self.labels == "ignore"
 
     @property
     def is_of_files(self) -> bool:
         """Whether there are pictures of the user's own to be read."""
-        return self.is_unlabelled or str(self.dataset).startswith(FOLDER_PREFIX)
+        return self.dataset is None or self.dataset.startswith(FOLDER_PREFIX)
+
+    @property
+    def is_brought_to_input(self) -> bool:
+        """Whether the images may have any size, and come to the teacher's input by a rule."""
+        return self.is_of_files or self.is_unlabelled
 
     @property
     def source(self) -> str:

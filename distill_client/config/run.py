@@ -51,9 +51,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _student_alone_needs_labels(self) -> Self:
         if self.pool.is_unlabelled and self.baselines.student_alone:
+            why, instead = "has no labels to learn from", "name a labelled tree as pool.dataset = 'folder:PATH'"
+            if self.pool.dataset is not None:
+                why, instead = "is used without its labels", "leave out pool.labels"
             raise ValueError(
-                f"baselines.student_alone is true and {self.pool.source}, which has no labels to learn from; "
-                "leave it out, or name a labelled tree as pool.dataset = 'folder:PATH'"
+                f"baselines.student_alone is true and {self.pool.source}, which {why}; leave it out, or {instead}"
             )
         return self
 

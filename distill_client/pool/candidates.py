@@ -56,7 +56,7 @@ def pool_input(config: PoolConfig, card: TeacherCard | None) -> InputSpec | None
         height, width, channels = size
         fields = {"height": height, "width": width, "channels": channels, "resize": rule or "crop"}
         return InputSpec.model_validate(fields)
-    if config.is_of_files:
+    if config.is_brought_to_input:
         raise ConfigError(
             f"pool.size is not given and {config.source}: give the teacher's input, such as pool.size = '64x64x3', "
             "or --teacher URL to ask it"
@@ -74,7 +74,7 @@ def read_candidates(config: PoolConfig, spec: InputSpec | None) -> Candidates:
         return _read_dataset(config, spec)
     except (DatasetUnavailable, ValueError) as error:
         raise ConfigError(
-            f"{config.source}: {error}" if config.is_unlabelled else f"pool.dataset: {error}"
+            f"{config.source}: {error}" if config.dataset is None else f"pool.dataset: {error}"
         ) from error
 
 
@@ -85,12 +85,14 @@ def _required(spec: InputSpec | None) -> InputSpec:
 
 def _read_dataset(config: PoolConfig, spec: InputSpec | None) -> Candidates:
     name = str(config.dataset)
-    if spec is not None and (config.size or name.startswith(FOLDER_PREFIX)):
+    if spec is not None and (config.size or config.is_brought_to_input):
         size = (spec.height, spec.width, spec.channels)
         dataset = load_dataset(name, "train", size=size, resize=spec.resize)
     else:
         dataset = load_dataset(name, "train")
     place = f"{dataset.name} ({dataset.split})"
+    if config.is_unlabelled:
+        return Candidates(place, dataset.images_nhwc, skipped=dataset.skipped)
     return Candidates(place, dataset.images_nhwc, dataset.truth_n, dataset.class_names, (), dataset.skipped)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from distill_client.config import RunConfig, load_config
 from distill_client.errors import ConfigError
-from distill_client.material import Material
+from distill_client.material import Material, check_card
 from tests.distill_client.fakes import FakeTeacher, tiny_config
 from tests.distill_client.pool.support import config_of, teacher
 
@@ -91,6 +91,34 @@ def test_a_pool_without_labels_has_no_balance_and_no_student_alone(tmp_path: Pat
         load(tmp_path, 'folder = "pictures"\nbalanced = true')
     with pytest.raises(ConfigError, match=r"evaluation: .*nothing could be measured"):
         load(tmp_path, 'folder = "pictures"', more="[evaluation]\nheld_out_fraction = 0.0")
+
+
+def test_a_data_set_of_other_classes_is_a_pool_without_its_labels() -> None:
+    pool: dict[str, object] = {"dataset": "digits", "labels": "ignore"}
+    config = config_of(pool, student={"network": "alexnet-half"})
+    assert not config.pool.balanced
+    assert not config.baselines.student_alone
+    card = teacher(image_hwc=(32, 32, 3), class_names=tuple("abcdefghij")).card()
+    material = Material(config, card)
+    assert material.pool.truth_n is None
+    assert material.pool.class_names == tuple("abcdefghij")
+    assert material.pool.images_nhwc.shape == (20, 32, 32, 3)
+    assert material.pool.place == "digits (train)"
+    assert np.array_equal(material.pool.images_nhwc[..., 0], material.pool.images_nhwc[..., 2])
+    check_card(config, card, material.pool)
+    with pytest.raises(ConfigError, match=r"pool\.size is not given and pool\.dataset is digits"):
+        Material(config)
+    with pytest.raises(ValueError, match="balanced is true, and its labels are not read; leave it out"):
+        config_of({**pool, "balanced": True})
+    with pytest.raises(ValueError, match="is used without its labels; leave it out, or leave out pool.labels"):
+        config_of(pool, baselines={"student_alone": True})
+
+
+def test_labels_that_are_used_must_be_the_teachers() -> None:
+    card = teacher(class_names=tuple("abcdefghij")).card()
+    config = config_of({"dataset": "digits"})
+    with pytest.raises(ConfigError, match=r"with classes .*; teacher fake answers in .*; pool\.labels = 'ignore'"):
+        check_card(config, card, Material(config, card).pool)
 
 
 @pytest.mark.parametrize("pool", ["", 'folder = "a"\nfile = "b.npz"', 'dataset = "digits"\nfolder = "a"'])
