@@ -58,14 +58,14 @@ class Material:
         self.forbidden = frozenset(image_digests(self.test.images_nhwc)) if self.test else frozenset[bytes]()
         if kept is None:
             names = class_names or (self.test.class_names if self.test else ())
-            generator = numpy_generator(config.seed, "pool")
-            kept = draw_pool(config.pool, candidates, names, self.forbidden, generator)
+            kept = _draw_pools(config, candidates, names, self.forbidden)
         self.pool: Pool = kept
         self.plan: Plan = draw_plan(
             config.synthesis,
             pool_images=len(self.pool.images_nhwc),
             classes=len(self.pool.class_names) or _UNKNOWN_CLASSES,
             seed=config.seed,
+            second_pool_images=self.pool.second_images,
         )
         check_affordable(self.plan.cost, config.budget_images)
         self._check_held_out(config)
@@ -97,7 +97,7 @@ class Material:
 
     def _check_held_out(self, config: RunConfig) -> None:
         """Refuse to hold out every answer that standard-kd would learn from."""
-        if config.baselines.standard_kd and draw_held_out(config, self.cost.total)[: self.cost.pool].all():
+        if config.baselines.standard_kd and draw_held_out(config, self.cost.taught)[: self.cost.pool].all():
             raise ConfigError(
                 f"evaluation.held_out_fraction is {config.evaluation.held_out_fraction}, which holds out all of "
                 f"pool.images = {self.cost.pool}; nothing is left for standard-kd to learn from"
@@ -114,6 +114,19 @@ class Material:
         create_student(config.student.network, image_hwc=image_hwc, classes=classes, generator=generator)
         if self.cost.cvae:
             create_cvae(config.synthesis.cvae, image_hwc=image_hwc, classes=classes, generator=generator)
+
+
+def _draw_pools(
+    config: RunConfig, candidates: Candidates, class_names: tuple[str, ...], forbidden: frozenset[bytes]
+) -> Pool:
+    """The pool, with a second draw from the same candidates where the CVAE is to learn from another one."""
+
+    def draw(stage: str) -> Pool:
+        generator = numpy_generator(config.seed, stage)
+        return draw_pool(config.pool, candidates, class_names, forbidden, generator)
+
+    pool = draw("pool")
+    return replace(pool, second_nhwc=draw("second-pool").images_nhwc) if config.synthesis.has_second_pool else pool
 
 
 def check_card(config: RunConfig, card: TeacherCard, pool: Pool) -> None:

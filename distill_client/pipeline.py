@@ -29,7 +29,7 @@ from distill_client.results import (
     summarise,
 )
 from distill_client.run_folder import RunFolder
-from distill_client.stages import Walk, synthetic_stages
+from distill_client.stages import Walk, synthetic_stages, taught_stages
 from distill_client.stages.reporter import Reporter
 from distill_client.student.losses import Loss, choose_loss
 from distill_client.student.targets import answered_rows
@@ -59,7 +59,7 @@ def run(
     for stage in synthetic_stages(Walk(folder, material, reporter, device)):
         buy(stage.name, stage.render)
 
-    everything = folder.labels.labelled(*folder.labels.stages())
+    everything = folder.labels.labelled(*taught_stages(folder.labels.stages()))
     loss = choose_loss(folder.record.teacher.disclosure, everything.values, folder.config.training.tail)
     _train_all(folder, pool, everything, loss, reporter, device)
     with folder.timed("evaluate"):
@@ -80,7 +80,7 @@ def evaluate(folder: RunFolder, teacher_answers: Path | None, device: torch.devi
     if not folder.labels.stages():
         raise RunStoreError(f"{folder.path}: no answers are recorded; there is nothing to measure agreement on")
     test = load_test(folder.config, folder.record.teacher)
-    bought = folder.labels.labelled(*folder.labels.stages())
+    bought = folder.labels.labelled(*taught_stages(folder.labels.stages()))
     accuracies = measure_accuracies(folder, test, device)
     summary["student_accuracy"] = accuracies.pop("student", None)
     summary["baselines"].update(accuracies)

@@ -25,6 +25,7 @@ class PlanCost:
 
     pool: int
     mixup: int = 0
+    second_pool: int = 0
     cvae: int = 0
     views: int = 0
 
@@ -32,6 +33,16 @@ class PlanCost:
     def total(self) -> int:
         """Images bought by the whole run."""
         return sum(asdict(self).values())
+
+    @property
+    def real(self) -> int:
+        """Real images that the run touches: its pool, and what of a second one is not in it."""
+        return self.pool + self.second_pool
+
+    @property
+    def taught(self) -> int:
+        """Images that our student may learn from; a second pool is the CVAE's alone."""
+        return self.total - self.second_pool
 
     def phases(self) -> dict[str, int]:
         """What each phase that buys anything buys, in the order of buying."""
@@ -44,6 +55,7 @@ class Plan:
 
     Mixed: lambda_n float64 times pool image first_n plus the rest of pool image second_n (int64 indices).
     Generated: decoded from z_nd float32 under the condition classes_n int64. Mixed views: as ``views`` says.
+    ``second_pool_images`` real images are bought beside them, for the CVAE to learn from.
     """
 
     pool_images: int
@@ -53,16 +65,26 @@ class Plan:
     z_nd: NDArray[np.float32]
     classes_n: NDArray[np.int64]
     views: ViewPlan
+    second_pool_images: int = 0
 
     @property
     def cost(self) -> PlanCost:
         """What following this plan buys."""
-        return PlanCost(self.pool_images, mixup=len(self.lambda_n), cvae=len(self.classes_n), views=len(self.views))
+        return PlanCost(
+            self.pool_images,
+            mixup=len(self.lambda_n),
+            second_pool=self.second_pool_images,
+            cvae=len(self.classes_n),
+            views=len(self.views),
+        )
 
 
-def draw_plan(config: SynthesisConfig, *, pool_images: int, classes: int, seed: int) -> Plan:
+def draw_plan(
+    config: SynthesisConfig, *, pool_images: int, classes: int, seed: int, second_pool_images: int = 0
+) -> Plan:
     """Plan exactly ``config.images`` synthetic images over a pool: FS-BBT's sections 3.1 and 3.2, or mixed views.
 
+    Where a CVAE is to learn from a second pool, its ``second_pool_images`` that are not in the first are bought too.
     Raises ConfigError when the pool is too small for that many different blends.
     """
     by_method = {"fs-bbt": 0, "mixed-views": 0, config.method: config.images}
@@ -71,7 +93,8 @@ def draw_plan(config: SynthesisConfig, *, pool_images: int, classes: int, seed: 
     generated = blends - len(lambda_n)
     z_nd, classes_n = _draw_cvae(config.cvae, generated, classes, numpy_generator(seed, "plan.cvae"))
     views = draw_views(config.views, by_method["mixed-views"], pool_images, numpy_generator(seed, "plan.views"))
-    return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n, views)
+    second_pool_images = second_pool_images if generated else 0
+    return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n, views, second_pool_images)
 
 
 def draw_held_out(config: RunConfig, bought: int) -> NDArray[np.bool_]:
@@ -143,18 +166,19 @@ def _clashing(
 def _draw_cvae(
     config: CvaeConfig, count: int, classes: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Draw z and class conditions, classes balanced within each distribution of z.
+    """Draw z and class conditions, classes balanced within each distribution of z, or laid out as released.
 
-    The published code lays classes out in order and z by halves, so the first classes see only Gaussian z.
+    The released code has the classes in order and z by halves, so the first classes see only Gaussian z.
     """
     row = np.arange(count)
-    classes_n = rng.permutation(classes)[row % classes]
+    is_by_class = config.layout == "by-class"
+    classes_n = row * classes // max(1, count) if is_by_class else rng.permutation(classes)[row % classes]
     shape = (count, config.latent)
     gaussian = rng.standard_normal(shape)
     uniform = rng.uniform(-config.z_uniform_bound, config.z_uniform_bound, shape)
     if config.z == "hybrid":
         # A checkerboard over (round, class): halves overall and within each class, both to within one image.
-        is_gaussian = (row // classes + row % classes) % 2 == 0
+        is_gaussian = row < count // 2 if is_by_class else (row // classes + row % classes) % 2 == 0
         z = np.where(is_gaussian[:, None], gaussian, uniform)
     else:
         z = gaussian if config.z == "gaussian" else uniform

@@ -166,6 +166,7 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
             "planned": sum(planned.values()),
             **audit.counts,
             "by_phase": planned,
+            "real": planned["pool"] + planned.get("second_pool", 0),
             "rejected": loss.answers - loss.taught,
         },
         "learnt_by": describe_learning(folder.config, loss),

@@ -4,6 +4,7 @@ config.toml          the experiment, as resolved
 run.json             run id, digest of the configuration, seed, versions, the teacher's card and address
 teacher.toml         the teacher's own file, where it is not one of our servers
 pool.npy, pool.json  the real images the run works with, their files' names, and what was skipped and why
+second_pool.npy      those that only FS-BBT's CVAE learns from, where it has a pool of its own
 signing_keys.json    the public keys that the teacher's receipts were last verified with
 answers.sqlite       recorded batches, paid answers and their receipts
 batches.json         the batches' idempotency keys, for when answers.sqlite is lost

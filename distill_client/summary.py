@@ -32,6 +32,13 @@ def keep_audit(folder: RunFolder, audit: Books) -> None:
         write_card(folder.student_path, card_content(folder, summary))
 
 
+def _second_pool(images: dict[str, Any]) -> str:
+    """What must be said of real images where they are more than the pool."""
+    if not (second := images["by_phase"].get("second_pool")):
+        return ""
+    return f": {images['real']:,}, of which {second:,} are a second pool that only the CVAE learnt from"
+
+
 def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
     """What the student's card says: how to use it, where it comes from, what it cost and how that was proved."""
     card, spec, pool = folder.record.teacher, student_input(folder), folder.config.pool
@@ -52,7 +59,7 @@ def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
         "permission": GIVEN if card.has_permission else None,
         "asked_as": None if card.has_permission is None else card.preprocessing,
         "learnt_by": summary.get("learnt_by", "not recorded by earlier versions"),
-        "real_images": source,
+        "real_images": source + _second_pool(summary["images"]),
         "answers_by_phase": summary["images"]["by_phase"],
         "budget_images": folder.config.budget_images,
         "answers_bought": summary["images"]["bought"],

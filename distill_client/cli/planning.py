@@ -43,7 +43,8 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     per_request = wanted if card is None else images_per_request(wanted, card)
     requests = sum(math.ceil(images / per_request) for images in cost.phases().values())
     if as_json:
-        report = {"phases": cost.phases(), "total": cost.total, "budget_images": experiment.budget_images}
+        report = {"phases": cost.phases(), "total": cost.total, "real_images": cost.real}
+        report |= {"budget_images": experiment.budget_images}
         report |= {"requests": requests, "config_digest": experiment.digest()}
         typer.echo(json.dumps(report | _price(allowance, cost.total)))
     else:

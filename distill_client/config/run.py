@@ -59,6 +59,15 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _second_pool_needs_a_data_set(self) -> Self:
+        if self.pool.is_unlabelled and self.synthesis.cvae.pool == "second":
+            raise ValueError(
+                f"synthesis.cvae.pool is 'second' and {self.pool.source}; a second pool is drawn from a labelled "
+                "pool.dataset only, as FS-BBT's released code does; allowed here is 'own'"
+            )
+        return self
+
     def digest(self) -> str:
         """SHA-256, in hex, of the resolved configuration as canonical JSON."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

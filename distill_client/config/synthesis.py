@@ -21,8 +21,18 @@ class MixupConfig(Section):
 
 
 class CvaeConfig(Section):
-    """The conditional VAE, FS-BBT section 3.2, trained on the pool alone."""
+    """The conditional VAE, FS-BBT section 3.2, trained on the pool alone.
 
+    The released code trains it on another draw of as many images from the same data set, and lays classes and z out
+    so that the first half of the classes has Gaussian z only, the second half uniform z only.
+    """
+
+    pool: Literal["own", "second"] = Field(
+        "own", description="'second': as released, from a second pool, which is bought too and teaches the CVAE only"
+    )
+    layout: Literal["balanced", "by-class"] = Field(
+        "balanced", description="of z over the classes; 'by-class': as released"
+    )
     network: Literal["auto", "mlp", "conv"] = Field("auto", description="mlp for 28x28, conv for every other size")
     latent: int = Field(2, ge=1, le=1024)
     epochs: Positive = 200
@@ -58,3 +68,8 @@ class SynthesisConfig(Section):
     views: ViewsConfig = ViewsConfig()
     mixup: MixupConfig = MixupConfig()
     cvae: CvaeConfig = CvaeConfig()
+
+    @property
+    def has_second_pool(self) -> bool:
+        """Whether real images beside the pool are bought, for the CVAE alone."""
+        return self.method == "fs-bbt" and self.images > 0 and self.cvae.pool == "second"

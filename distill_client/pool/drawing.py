@@ -20,7 +20,8 @@ class Pool:
 
     truth_n int64 is for the student-alone baseline only: the method itself never sees a true label; None where there
     are none. ``files`` names the pictures in the same order and ``skipped`` what was passed over, both for folders
-    and files only; ``usable`` is how many the pool was drawn from.
+    and files only; ``usable`` is how many the pool was drawn from. ``second_nhwc`` is another draw of as many images
+    from the same source, for the CVAE alone; the two share what chance makes them share.
     """
 
     images_nhwc: NDArray[np.uint8]
@@ -30,6 +31,14 @@ class Pool:
     usable: int = 0
     files: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    second_nhwc: NDArray[np.uint8] | None = None
+
+    @property
+    def second_images(self) -> int:
+        """How many images of the second draw are not in the pool as well: what it costs beside the pool."""
+        if self.second_nhwc is None:
+            return 0
+        return len(set(image_digests(self.second_nhwc)) - set(image_digests(self.images_nhwc)))
 
 
 def draw_pool(

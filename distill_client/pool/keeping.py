@@ -16,6 +16,7 @@ from shared.wire.contracts import Digest
 from shared.wire.images import batch_digest, decode_npy, encode_npy, image_digests
 
 IMAGES_FILE = "pool.npy"
+SECOND_FILE = "second_pool.npy"
 RECORD_FILE = "pool.json"
 
 
@@ -34,6 +35,7 @@ class _Record(BaseModel):
     files: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     test_skipped: tuple[Skipped, ...]
+    second_digest: Digest | None = None
 
 
 def keep_pool(folder: Path, pool: Pool, test: Dataset | None) -> None:
@@ -49,7 +51,10 @@ def keep_pool(folder: Path, pool: Pool, test: Dataset | None) -> None:
         files=pool.files,
         skipped=pool.skipped,
         test_skipped=() if test is None else test.skipped,
+        second_digest=None if pool.second_nhwc is None else images_digest(pool.second_nhwc),
     )
+    if pool.second_nhwc is not None:
+        write_durably(folder / SECOND_FILE, encode_npy(pool.second_nhwc))
     write_durably(folder / IMAGES_FILE, encode_npy(pool.images_nhwc))
     write_durably(folder / RECORD_FILE, (record.model_dump_json(indent=2) + "\n").encode())
 
@@ -60,23 +65,35 @@ def read_kept_pool(folder: Path) -> tuple[Pool, str | None] | None:
         return None
     try:
         record = _Record.model_validate_json((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        images_nhwc = _read_images(folder / IMAGES_FILE)
-        if images_digest(images_nhwc) != record.digest:
-            raise ValueError("its images are not those that the run began with")
+        images_nhwc = _read_images(folder / IMAGES_FILE, record.digest)
+        second_nhwc = None
+        if record.second_digest is not None:
+            second_nhwc = _read_images(folder / SECOND_FILE, record.second_digest)
     except (OSError, ValidationError, ValueError) as error:
         raise RunStoreError(f"{folder}: the kept pool cannot be read: {error}") from error
     truth_n = None if record.truth is None else np.array(record.truth, dtype=np.int64)
-    pool = Pool(images_nhwc, truth_n, record.class_names, record.place, record.usable, record.files, record.skipped)
+    pool = Pool(
+        images_nhwc,
+        truth_n,
+        record.class_names,
+        record.place,
+        record.usable,
+        record.files,
+        record.skipped,
+        second_nhwc,
+    )
     return pool, record.test_digest
 
 
-def _read_images(path: Path) -> NDArray[np.uint8]:
+def _read_images(path: Path, digest: str) -> NDArray[np.uint8]:
     if path.stat().st_size > MEMORY_BYTES_MAX:
         images_nhwc = np.load(path, mmap_mode="r", allow_pickle=False)
     else:
         images_nhwc = decode_npy(path.read_bytes())
     if images_nhwc.dtype != np.uint8 or images_nhwc.ndim != 4:
         raise ValueError(f"{path.name} holds {images_nhwc.dtype} of shape {images_nhwc.shape}")
+    if images_digest(images_nhwc) != digest:
+        raise ValueError(f"{path.name}: its images are not those that the run began with")
     return np.asanyarray(images_nhwc, dtype=np.uint8)
 
 

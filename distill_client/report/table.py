@@ -38,6 +38,9 @@ def described_counts(images: dict[str, Any]) -> dict[str, int]:
     return {what: images[key] for key, what in COUNTS.items() if key in images}
 
 
+_TWO_POOLS = "real images touched, in two pools"
+
+
 def _whose(summary: dict[str, Any]) -> str:
     return ": they are the client's own" if summary["audit"].get("counted_by") == "client" else ""
 
@@ -64,6 +67,8 @@ def results_table(summary: dict[str, Any]) -> Group:
     counts = Table("images", "count", min_width=58)
     by_phase = ", ".join(f"{count:,} {phase}" for phase, count in images["by_phase"].items())
     counts.add_row(f"planned ({by_phase})", f"{images['planned']:,}")
+    if "second_pool" in images["by_phase"]:
+        counts.add_row(_TWO_POOLS, f"{images['real']:,}")
     for what, count in described_counts(images).items():
         counts.add_row(what, f"{count:,}")
     counts.add_section()
@@ -98,6 +103,8 @@ def plan_table(cost: PlanCost, *, budget_images: int, requests: int, allowance: 
         table.add_row(phase, f"{images:,}")
     table.add_section()
     table.add_row("in all", f"{cost.total:,}")
+    if cost.second_pool:
+        table.add_row(_TWO_POOLS, f"{cost.real:,}")
     table.add_row("budget", f"{budget_images:,}")
     table.add_row("left over", f"{budget_images - cost.total:,}")
     table.add_row("requests, at least", f"{requests:,}")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from distill_client.stages import fs_bbt, mixed_views
 from distill_client.stages.stage import Stage as Stage
 from distill_client.stages.stage import Walk as Walk
+from distill_client.stages.stage import taught_stages as taught_stages
 
 _METHODS = {"fs-bbt": fs_bbt.stages, "mixed-views": mixed_views.stages}
 

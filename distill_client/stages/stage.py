@@ -1,6 +1,6 @@
 """A stage of buying, and what its method may look at."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,14 @@ from distill_client.material import Material
 from distill_client.run_folder import RunFolder
 from distill_client.stages.reporter import Reporter
 from shared.wire.images import Images
+
+# Real images that are bought for FS-BBT's CVAE alone.
+SECOND_POOL = "second_pool"
+
+
+def taught_stages(stages: Sequence[str]) -> list[str]:
+    """Of the stages that were bought, those that our student may learn from."""
+    return [stage for stage in stages if stage != SECOND_POOL]
 
 
 @dataclass(frozen=True)

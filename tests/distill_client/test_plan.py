@@ -32,7 +32,7 @@ def test_every_plan_costs_exactly_what_was_asked(
     config = SynthesisConfig(images=images, mixup=mixup, cvae=CvaeConfig(latent=3))
     plan = draw_plan(config, pool_images=pool_images, classes=classes, seed=seed)
 
-    assert plan.cost == PlanCost(pool_images, len(plan.first_n), len(plan.z_nd))
+    assert plan.cost == PlanCost(pool_images, mixup=len(plan.first_n), cvae=len(plan.z_nd))
     assert plan.cost.total == pool_images + images
     pairs = rendered_pairs(plan)
     assert len(set(pairs)) == len(pairs)
@@ -89,8 +89,31 @@ def test_z_can_be_all_of_one_distribution() -> None:
     assert abs(uniform.std() - 4 / 12**0.5) < 0.1
 
 
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_z_as_released_is_gaussian_for_the_first_classes_and_uniform_for_the_last(classes: int) -> None:
+    bound = 1e-6  # a uniform row is one whose numbers are all tiny
+    cvae = CvaeConfig(latent=4, z_uniform_bound=bound, layout="by-class")
+    plan = draw_plan(SynthesisConfig(images=3_000, cvae=cvae), pool_images=400, classes=classes, seed=5)
+    uniform = np.all(np.abs(plan.z_nd) <= bound, axis=1)
+    count = len(uniform)
+    assert np.array_equal(uniform, np.arange(count) >= count // 2)
+    assert np.all(np.diff(plan.classes_n) >= 0)
+    per_class = np.bincount(plan.classes_n, minlength=classes)
+    assert per_class.max() - per_class.min() <= 1
+
+
+def test_a_second_pool_is_bought_only_where_a_cvae_learns_from_it() -> None:
+    def cost(images: int) -> PlanCost:
+        config = SynthesisConfig(images=images, cvae=CvaeConfig(pool="second"))
+        return draw_plan(config, pool_images=400, classes=10, seed=5, second_pool_images=390).cost
+
+    assert (cost(0).total, cost(0).real) == (400, 400)
+    assert (cost(600).total, cost(600).real, cost(600).taught) == (1_390, 790, 1_000)
+    assert list(cost(600).phases()) == ["pool", "mixup", "second_pool", "cvae"]
+
+
 def test_nothing_synthetic_costs_the_pool_alone() -> None:
-    assert draw_plan(SynthesisConfig(images=0), pool_images=1, classes=10, seed=1).cost == PlanCost(1, 0, 0)
+    assert draw_plan(SynthesisConfig(images=0), pool_images=1, classes=10, seed=1).cost == PlanCost(1)
 
 
 @pytest.mark.parametrize("pool_images", [1, 2, 5])

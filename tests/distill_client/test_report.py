@@ -67,9 +67,20 @@ def test_what_was_not_run_or_measured_is_said_so() -> None:
 
 
 def test_the_plans_table_adds_up() -> None:
-    text = shown(plan_table(PlanCost(2_000, 7_000, 900), budget_images=10_000, requests=40))
+    text = shown(plan_table(PlanCost(2_000, mixup=7_000, cvae=900), budget_images=10_000, requests=40))
     for number in ("2,000", "7,000", "900", "9,900", "10,000", "100", "40"):
         assert number in text
+
+
+def test_tables_say_that_a_second_pool_is_touched() -> None:
+    cost = PlanCost(2_000, mixup=7_000, second_pool=1_930, cvae=900)
+    images = {**SUMMARY["images"], "by_phase": cost.phases(), "real": cost.real}
+    for text in (
+        shown(plan_table(cost, budget_images=12_000, requests=40)),
+        shown(results_table({**SUMMARY, "images": images})),
+    ):
+        (row,) = [line for line in text.splitlines() if "real images touched, in two pools" in line]
+        assert "3,930" in row
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -76,6 +76,7 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
         "charged_by_server": 6,
         "in_audit_log": 7,
         "by_phase": planned,
+        "real": 1,
         "rejected": 3,
     }
     assert summary["learnt_by"] == loss.sentence
