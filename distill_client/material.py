@@ -66,6 +66,7 @@ class Material:
             classes=len(self.pool.class_names) or _UNKNOWN_CLASSES,
             seed=config.seed,
             second_pool_images=self.pool.second_images,
+            rounds=config.budget.rounds if config.buys_in_rounds else 0,
         )
         check_affordable(self.plan.cost, config.budget_images)
         self._check_held_out(config)
@@ -96,11 +97,17 @@ class Material:
         return self.plan.cost
 
     def _check_held_out(self, config: RunConfig) -> None:
-        """Refuse to hold out every answer that standard-kd would learn from."""
+        """Refuse to hold out every answer that standard-kd would learn from, or none that rounds are measured on."""
         if config.baselines.standard_kd and draw_held_out(config, self.cost.taught)[: self.cost.pool].all():
             raise ConfigError(
                 f"evaluation.held_out_fraction is {config.evaluation.held_out_fraction}, which holds out all of "
                 f"pool.images = {self.cost.pool}; nothing is left for standard-kd to learn from"
+            )
+        first = self.cost.pool + next(iter(self.cost.of_rounds().values()), 0)
+        if config.budget.policy == "until-flat" and not draw_held_out(config, first).any():
+            raise ConfigError(
+                f"evaluation.held_out_fraction is {config.evaluation.held_out_fraction}, which holds out none of the "
+                f"{first} answers bought by the first round's end; what a round adds could not be measured"
             )
 
     def _check_networks(self, config: RunConfig) -> None:

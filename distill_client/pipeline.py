@@ -18,6 +18,7 @@ from distill_client.contenders import (
     train_contender,
 )
 from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
+from distill_client.flatness import flat_since, read_measurements
 from distill_client.material import Material, check_card, load_test
 from distill_client.plan import PlanCost, draw_held_out
 from distill_client.pool import Pool
@@ -119,9 +120,16 @@ def check_teacher(folder: RunFolder, teacher: Teacher, material: Material) -> No
 
 
 def _missing_images(folder: RunFolder, cost: PlanCost) -> int:
-    """Images still to be bought; exact for recorded stages, which leave out what the run has bought before."""
+    """Images still to be bought; exact for recorded stages, which leave out what the run has bought before.
+
+    Nothing is missing of the rounds that a run has decided against.
+    """
     missing = 0
+    decided_after = flat_since(folder.config.budget, read_measurements(folder.measurements_path))
+    unwanted = set() if decided_after is None else set(list(cost.of_rounds())[decided_after:])
     for stage, images in cost.phases().items():
+        if stage in unwanted:
+            continue
         if folder.labels.has_stage(stage):
             recorded, bought = folder.labels.stage_images(stage)
             missing += recorded - bought

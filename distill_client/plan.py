@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_client.config import CvaeConfig, MixupConfig, RunConfig, SynthesisConfig
+from distill_client.config import ActiveConfig, CvaeConfig, MixupConfig, RunConfig, SynthesisConfig
 from distill_client.errors import ConfigError
 from distill_client.randomness import numpy_generator
 from distill_client.synthesis.view_plan import ViewPlan, draw_views
@@ -18,21 +18,29 @@ from distill_client.synthesis.view_plan import ViewPlan, draw_views
 # when the pool has hardly more different blends than are asked for.
 _REDRAW_ROUNDS = 200
 
+# Phases that may be bought in rounds.
+_IN_ROUNDS = ("views", "active")
+
 
 @dataclass(frozen=True)
 class PlanCost:
-    """Images that each phase buys; an image is one query."""
+    """Images that each phase buys; an image is one query.
+
+    Of ``views`` and ``active`` every one of ``rounds`` is a phase of its own; with 0 rounds they are bought at once.
+    """
 
     pool: int
     mixup: int = 0
     second_pool: int = 0
     cvae: int = 0
     views: int = 0
+    active: int = 0
+    rounds: int = 0
 
     @property
     def total(self) -> int:
         """Images bought by the whole run."""
-        return sum(asdict(self).values())
+        return sum(self.phases().values())
 
     @property
     def real(self) -> int:
@@ -46,7 +54,19 @@ class PlanCost:
 
     def phases(self) -> dict[str, int]:
         """What each phase that buys anything buys, in the order of buying."""
-        return {phase: images for phase, images in asdict(self).items() if images}
+        images_by_phase = asdict(self)
+        rounds, in_rounds = images_by_phase.pop("rounds"), self.of_rounds()
+        at_once = {phase: images for phase, images in images_by_phase.items() if not (rounds and phase in _IN_ROUNDS)}
+        return {phase: images for phase, images in {**at_once, **in_rounds}.items() if images}
+
+    def of_rounds(self) -> dict[str, int]:
+        """What each round buys, by its phase's name; as equal as can be, and empty where all is bought at once."""
+        return {
+            f"{phase}-{number}": images * number // self.rounds - images * (number - 1) // self.rounds
+            for phase in _IN_ROUNDS
+            if (images := getattr(self, phase))
+            for number in range(1, self.rounds + 1)
+        }
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,7 @@ class Plan:
 
     Mixed: lambda_n float64 times pool image first_n plus the rest of pool image second_n (int64 indices).
     Generated: decoded from z_nd float32 under the condition classes_n int64. Mixed views: as ``views`` says.
+    Active: so many, chosen by what students think of them. These and views are bought in ``rounds``, if not 0.
     ``second_pool_images`` real images are bought beside them, for the CVAE to learn from.
     """
 
@@ -66,6 +87,8 @@ class Plan:
     classes_n: NDArray[np.int64]
     views: ViewPlan
     second_pool_images: int = 0
+    active_images: int = 0
+    rounds: int = 0
 
     @property
     def cost(self) -> PlanCost:
@@ -76,29 +99,47 @@ class Plan:
             second_pool=self.second_pool_images,
             cvae=len(self.classes_n),
             views=len(self.views),
+            active=self.active_images,
+            rounds=self.rounds,
         )
 
 
 def draw_plan(
-    config: SynthesisConfig, *, pool_images: int, classes: int, seed: int, second_pool_images: int = 0
+    config: SynthesisConfig,
+    *,
+    pool_images: int,
+    classes: int,
+    seed: int,
+    second_pool_images: int = 0,
+    rounds: int = 0,
 ) -> Plan:
     """Plan exactly ``config.images`` synthetic images over a pool: FS-BBT's sections 3.1 and 3.2, or mixed views.
 
     Where a CVAE is to learn from a second pool, its ``second_pool_images`` that are not in the first are bought too.
     Raises ConfigError when the pool is too small for that many different blends.
     """
-    by_method = {"fs-bbt": 0, "mixed-views": 0, config.method: config.images}
+    by_method = {"fs-bbt": 0, "mixed-views": 0, "active-mixup": 0, config.method: config.images}
+    active = by_method["active-mixup"]
+    _require_pairs(config.active, active, pool_images)
     blends = by_method["fs-bbt"]
     first_n, second_n, lambda_n = _draw_mixup(config.mixup, blends, pool_images, numpy_generator(seed, "plan.mixup"))
     generated = blends - len(lambda_n)
     z_nd, classes_n = _draw_cvae(config.cvae, generated, classes, numpy_generator(seed, "plan.cvae"))
     views = draw_views(config.views, by_method["mixed-views"], pool_images, numpy_generator(seed, "plan.views"))
     second_pool_images = second_pool_images if generated else 0
-    return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n, views, second_pool_images)
+    return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n, views, second_pool_images, active, rounds)
 
 
 def draw_held_out(config: RunConfig, bought: int) -> NDArray[np.bool_]:
-    """Which bought answers no contender trains on, as a mask over all of them; agreement is measured there."""
+    """Which bought answers no contender trains on, as a mask over all of them; agreement is measured there.
+
+    In a run that buys in rounds, each answer by itself: what is held out once stays so when more is bought.
+    """
+    if config.buys_in_rounds:
+        is_below: NDArray[np.bool_] = (
+            numpy_generator(config.seed, "held-out").random(bought) < config.evaluation.held_out_fraction
+        )
+        return is_below
     held_out = np.zeros(bought, dtype=bool)
     count = round(bought * config.evaluation.held_out_fraction)
     held_out[numpy_generator(config.seed, "held-out").choice(bought, count, replace=False)] = True
@@ -112,6 +153,16 @@ def check_affordable(cost: PlanCost, budget_images: int) -> None:
             f"budget_images is {budget_images}; the plan buys {cost.total} ("
             + ", ".join(f"{images} {phase}" for phase, images in cost.phases().items())
             + f"), so at least {cost.total} is needed"
+        )
+
+
+def _require_pairs(config: ActiveConfig, images: int, pool_images: int) -> None:
+    """Raise ConfigError where there are fewer pairs than images to be chosen of them; each is chosen once at most."""
+    pairs = pool_images * (pool_images - 1) // 2
+    if images > min(pairs, config.candidates):
+        raise ConfigError(
+            f"synthesis.images is {images}; a pool of pool.images = {pool_images} has {pairs} pairs, and "
+            f"synthesis.active.candidates is {config.candidates}: at most {min(pairs, config.candidates)} can be chosen"
         )
 
 

@@ -20,6 +20,7 @@ from distill_client.contenders import (
     save_network,
 )
 from distill_client.errors import ConfigError, RunStoreError
+from distill_client.flatness import describe_rounds, read_measurements
 from distill_client.plan import draw_held_out
 from distill_client.run_folder import RunFolder
 from distill_client.student.card import write_card
@@ -34,6 +35,7 @@ from shared.wire.teacher_answers import read_teacher_answers
 
 OWNER_FILE = "the owner's answers on the test set"
 HELD_OUT = "bought answers held out of training"
+_SAMPLED_STAGES_MAX = 4
 
 
 def load_contender(folder: RunFolder, contender: str, device: torch.device) -> nn.Module:
@@ -147,8 +149,16 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
     test: Dataset | None,
     loss: Loss,
 ) -> dict[str, Any]:
-    """Put together what summary.json holds; accuracies and agreement are fractions, null where not measured."""
-    record = folder.record
+    """Put together what summary.json holds; accuracies and agreement are fractions, null where not measured.
+
+    ``planned`` is the most that may be bought; rounds that a run decided against are under ``images.not_bought``.
+    """
+    record, budget = folder.record, folder.config.budget
+    bought, rounds = folder.labels.stages(), None
+    not_bought = {phase: images for phase, images in planned.items() if phase not in bought}
+    if budget.policy == "until-flat":
+        measured = read_measurements(folder.measurements_path)
+        rounds = describe_rounds(budget, measured, sum(planned.values()))
     return {
         "name": record.name,
         "run_id": record.run_id,
@@ -165,10 +175,12 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
         "images": {
             "planned": sum(planned.values()),
             **audit.counts,
-            "by_phase": planned,
+            "by_phase": {phase: images for phase, images in planned.items() if phase not in not_bought},
+            **({"not_bought": not_bought} if not_bought else {}),
             "real": planned["pool"] + planned.get("second_pool", 0),
             "rejected": loss.answers - loss.taught,
         },
+        **({"rounds": rounds} if rounds is not None else {}),
         "learnt_by": describe_learning(folder.config, loss),
         **audit.as_summary(),
         "seconds": folder.read_seconds(),
@@ -184,10 +196,13 @@ def export_student(folder: RunFolder, summary: dict[str, Any], device: torch.dev
 
 
 def sample_images(folder: RunFolder, *, per_stage: int = 8) -> dict[str, tuple[NDArray[np.uint8], list[str]]]:
-    """The first bought images of every stage, with the name of the teacher's top class of each."""
-    classes = folder.record.teacher.classes
+    """The first bought images of every stage, with the name of the teacher's top class of each.
+
+    Of many stages, which rounds are, only the first two and the last.
+    """
+    classes, stages = folder.record.teacher.classes, folder.labels.stages()
     samples = {}
-    for stage in folder.labels.stages():
+    for stage in stages if len(stages) <= _SAMPLED_STAGES_MAX else [*stages[:2], stages[-1]]:
         bought = folder.labels.labelled(stage, first=per_stage)
         labels_n = top_classes(bought.values)
         samples[stage] = (

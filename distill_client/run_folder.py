@@ -11,7 +11,8 @@ batches.json         the batches' idempotency keys, for when answers.sqlite is l
 evidence/            what is held against the teacher, if anything
 cvae.safetensors     the trained CVAE
 checkpoints/         trainings that are under way
-contenders/          a trained network each: student, standard_kd, student_alone
+rounds/              of a run that buys in rounds: what each added, and what was chosen for it
+contenders/          a trained network each: student, standard_kd, student_alone; interim-0, interim-1, ...
 metrics.jsonl        one row per training report
 seconds.json         time spent in each phase, over all resumptions
 student/             the student to hand on: weights, card.json and README.md
@@ -141,6 +142,15 @@ class RunFolder:
     def contender_path(self, contender: str) -> Path:
         """A trained contender's weights."""
         return self.path / "contenders" / f"{contender}.safetensors"
+
+    @property
+    def measurements_path(self) -> Path:
+        """What each round added, of a run that buys until it is flat."""
+        return self.path / "rounds" / "measured.json"
+
+    def choice_path(self, number: int) -> Path:
+        """What a round of active MixUp buys."""
+        return self.path / "rounds" / f"active-{number}.npy"
 
     @property
     def student_path(self) -> Path:

@@ -61,6 +61,7 @@ def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
         "learnt_by": summary.get("learnt_by", "not recorded by earlier versions"),
         "real_images": source + _second_pool(summary["images"]),
         "answers_by_phase": summary["images"]["by_phase"],
+        "rounds": summary.get("rounds"),
         "budget_images": folder.config.budget_images,
         "answers_bought": summary["images"]["bought"],
         "test_dataset": summary["test_dataset"],

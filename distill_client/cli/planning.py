@@ -45,11 +45,14 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     if as_json:
         report = {"phases": cost.phases(), "total": cost.total, "real_images": cost.real}
         report |= {"budget_images": experiment.budget_images}
-        report |= {"requests": requests, "config_digest": experiment.digest()}
+        report |= {"requests": requests, "config_digest": experiment.digest(), "policy": experiment.budget.policy}
         typer.echo(json.dumps(report | _price(allowance, cost.total)))
     else:
         budget = experiment.budget_images
-        out.print(plan_table(cost, budget_images=budget, requests=requests, allowance=allowance))
+        is_the_most = experiment.budget.policy == "until-flat"
+        out.print(
+            plan_table(cost, budget_images=budget, requests=requests, allowance=allowance, is_the_most=is_the_most)
+        )
 
 
 def _price(allowance: "Allowance | None", images: int) -> dict[str, object]:

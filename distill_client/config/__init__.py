@@ -20,6 +20,7 @@ from distill_client.config.student import LabelOnlyConfig as LabelOnlyConfig
 from distill_client.config.student import StudentConfig as StudentConfig
 from distill_client.config.student import Tail as Tail
 from distill_client.config.student import TrainingConfig as TrainingConfig
+from distill_client.config.synthesis import ActiveConfig as ActiveConfig
 from distill_client.config.synthesis import CvaeConfig as CvaeConfig
 from distill_client.config.synthesis import MixupConfig as MixupConfig
 from distill_client.config.synthesis import SynthesisConfig as SynthesisConfig

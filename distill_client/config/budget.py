@@ -2,10 +2,24 @@
 
 from typing import Literal
 
-from distill_client.config.section import Section
+from pydantic import Field
+
+from distill_client.config.section import Positive, Section
 
 
 class BudgetConfig(Section):
-    """``budget_images`` bounds what is spent under either policy."""
+    """``budget_images`` bounds what is spent under either policy.
+
+    "until-flat" and every method that chooses by what was answered buy in ``rounds`` of equal size, and train an
+    interim student after each; the other keys say when such a run is flat.
+    """
 
     policy: Literal["spend-all", "until-flat"] = "spend-all"
+    rounds: Positive = Field(5, le=1_000, description="that all synthetic images are bought in")
+    interim_length: float = Field(
+        1.0, gt=0, le=1, description="of an interim student's training, as a part of the run's own schedule"
+    )
+    least_gain: float = Field(
+        0.5, ge=0, le=100, description="points of agreement with the teacher that a round must add"
+    )
+    patience: Positive = Field(1, description="so many rounds, one after the other, must add less before it stops")

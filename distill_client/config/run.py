@@ -19,6 +19,9 @@ from distill_client.config.student import (
 )
 from distill_client.config.synthesis import SynthesisConfig
 
+# Of methods whose rounds are drawn alike. Active MixUp's are not: each is what the last student found hardest.
+METHODS_OF_EQUAL_ROUNDS = ("mixed-views",)
+
 
 class RunConfig(Section):
     """A whole experiment."""
@@ -67,6 +70,33 @@ class RunConfig(Section):
                 "pool.dataset only, as FS-BBT's released code does; allowed here is 'own'"
             )
         return self
+
+    @model_validator(mode="after")
+    def _rounds_can_be_bought(self) -> Self:
+        policy, method = self.budget.policy, self.synthesis.method
+        if policy == "until-flat" and method not in METHODS_OF_EQUAL_ROUNDS:
+            raise ValueError(
+                f"budget.policy is 'until-flat' and synthesis.method is {method!r}; allowed with it, because its "
+                f"rounds are all alike and may end anywhere: {', '.join(METHODS_OF_EQUAL_ROUNDS)}"
+            )
+        if policy == "until-flat" and self.evaluation.held_out_fraction == 0:
+            raise ValueError(
+                "budget.policy is 'until-flat' and evaluation.held_out_fraction is 0; it must be above 0, for "
+                "what a round adds is measured on bought answers that are held out"
+            )
+        if policy == "until-flat" and self.budget.rounds < 2:
+            raise ValueError("budget.policy is 'until-flat' and budget.rounds is 1; at least 2 are needed to stop")
+        if self.buys_in_rounds and self.synthesis.images < self.budget.rounds:
+            raise ValueError(
+                f"synthesis.images is {self.synthesis.images}, to be bought in budget.rounds = {self.budget.rounds}; "
+                "each buys one image at least"
+            )
+        return self
+
+    @property
+    def buys_in_rounds(self) -> bool:
+        """Whether synthetic images are bought in ``budget.rounds``, with an interim student after each."""
+        return self.budget.policy == "until-flat" or self.synthesis.method == "active-mixup"
 
     def digest(self) -> str:
         """SHA-256, in hex, of the resolved configuration as canonical JSON."""

@@ -1,8 +1,8 @@
 """What is invented beside the pool: one section per kind of synthetic image, and which of them a run buys."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distill_client.config.section import Positive, Section
 
@@ -57,15 +57,35 @@ class ViewsConfig(Section):
     flip: bool = Field(False, description="mirror half of the images; for things that may face either way")
 
 
+class ActiveConfig(Section):
+    """Active MixUp (BBKD): of every pair the blend that the student is least sure of, and of these the least sure.
+
+    The shares lie on a grid from ``least_share`` to ``most_share``; the defaults are the published code's.
+    """
+
+    candidates: Positive = Field(200_000, description="pairs of the pool to choose from; all of them where fewer")
+    least_share: float = Field(0.30, ge=0, le=1)
+    most_share: float = Field(0.70, ge=0, le=1)
+    share_step: float = Field(0.04, ge=1e-3, le=1)
+
+    @model_validator(mode="after")
+    def _grid_is_not_empty(self) -> Self:
+        if self.least_share > self.most_share:
+            raise ValueError(f"least_share is {self.least_share}, above most_share {self.most_share}")
+        return self
+
+
 class SynthesisConfig(Section):
     """How many images are invented and bought beside the pool, and by what.
 
-    "fs-bbt" blends raw pairs and has a CVAE's images where a blend would be an original; "mixed-views" is ours.
+    "fs-bbt" blends raw pairs and has a CVAE's images where a blend would be an original; "mixed-views" is ours;
+    "active-mixup" is BBKD's, which lets the students of each round choose the next.
     """
 
     images: int = Field(ge=0, le=10_000_000)
-    method: Literal["fs-bbt", "mixed-views"] = "fs-bbt"
+    method: Literal["fs-bbt", "mixed-views", "active-mixup"] = "fs-bbt"
     views: ViewsConfig = ViewsConfig()
+    active: ActiveConfig = ActiveConfig()
     mixup: MixupConfig = MixupConfig()
     cvae: CvaeConfig = CvaeConfig()
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from distill_client.report.rounds import draw_rounds
 from distill_client.report.table import accuracies
 
 _SHORT = {
@@ -31,14 +32,20 @@ def draw_report(
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 6.2), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=[1, 0.95], squeeze=False)[:, 0]
-        bars, losses = top.subplots(1, 2)
+        bars, losses, *more = top.subplots(1, 3 if _has_curve(summary) else 2)
         _draw_accuracies(bars, summary)
         _draw_losses(losses, metrics)
+        for axes in more:
+            draw_rounds(axes, summary["rounds"])
         _draw_samples(bottom, samples)
         figure.suptitle(_title(summary))
         unfinished = path.with_name(path.name + ".tmp")
         figure.savefig(unfinished, format="png", dpi=130)
         unfinished.replace(path)
+
+
+def _has_curve(summary: dict[str, Any]) -> bool:
+    return bool(summary.get("rounds", {}).get("measured"))
 
 
 def _title(summary: dict[str, Any]) -> str:

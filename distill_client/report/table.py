@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 
 from distill_client.plan import PlanCost
+from distill_client.report.rounds import rounds_table
 from distill_client.teachers.paid.allowance import Allowance, money
 
 CONTENDERS = {
@@ -65,8 +66,11 @@ def results_table(summary: dict[str, Any]) -> Group:
 
     images = summary["images"]
     counts = Table("images", "count", min_width=58)
-    by_phase = ", ".join(f"{count:,} {phase}" for phase, count in images["by_phase"].items())
+    not_bought = images.get("not_bought", {})
+    by_phase = ", ".join(f"{count:,} {phase}" for phase, count in {**images["by_phase"], **not_bought}.items())
     counts.add_row(f"planned ({by_phase})", f"{images['planned']:,}")
+    if not_bought:
+        counts.add_row("of these not bought, when it no longer paid", f"{sum(not_bought.values()):,}")
     if "second_pool" in images["by_phase"]:
         counts.add_row(_TWO_POOLS, f"{images['real']:,}")
     for what, count in described_counts(images).items():
@@ -87,7 +91,8 @@ def results_table(summary: dict[str, Any]) -> Group:
         seconds.add_row(phase.replace("_", " "), f"{spent:.1f}")
     seconds.add_section()
     seconds.add_row("in all", f"{sum(summary['seconds'].values()):.1f}")
-    return Group(scores, counts, seconds)
+    rounds = [rounds_table(summary["rounds"])] if "rounds" in summary else []
+    return Group(scores, *rounds, counts, seconds)
 
 
 def _accuracy(summary: dict[str, Any], key: str, value: float | None) -> str:
@@ -96,13 +101,23 @@ def _accuracy(summary: dict[str, Any], key: str, value: float | None) -> str:
     return "no test set" if summary["test_images"] == 0 and key != "teacher_accuracy" else "not run"
 
 
-def plan_table(cost: PlanCost, *, budget_images: int, requests: int, allowance: Allowance | None = None) -> Table:
-    """What a run would buy, phase by phase, against its budget, and what a teacher's file allows."""
+def plan_table(
+    cost: PlanCost,
+    *,
+    budget_images: int,
+    requests: int,
+    allowance: Allowance | None = None,
+    is_the_most: bool = False,
+) -> Table:
+    """What a run would buy, phase by phase, against its budget, and what a teacher's file allows.
+
+    With ``is_the_most`` the run may stop before it has bought all of that.
+    """
     table = Table("phase", "images", title="what would be bought", min_width=40)
     for phase, images in cost.phases().items():
         table.add_row(phase, f"{images:,}")
     table.add_section()
-    table.add_row("in all", f"{cost.total:,}")
+    table.add_row("at most; less where a round adds too little" if is_the_most else "in all", f"{cost.total:,}")
     if cost.second_pool:
         table.add_row(_TWO_POOLS, f"{cost.real:,}")
     table.add_row("budget", f"{budget_images:,}")

@@ -32,6 +32,7 @@ def render_card(content: dict[str, Any]) -> str:
         f"| real images | {_text(content['real_images'])} |",
         f"| budget | {content['budget_images']:,} images |",
         f"| answers bought | {content['answers_bought']:,} ({phases}) |",
+        *_row("bought in rounds", (content.get("rounds") or {}).get("sentence")),
         f"| accuracy | {_fraction(content['test_accuracy'])}{_on(content['test_dataset'])}; the teacher's, as its "
         f"owner measured it: {_fraction(content['teacher_test_accuracy'])} |",
         f"| agreement with the teacher | {_fraction(content['agreement_with_teacher'])} "

@@ -1,0 +1,43 @@
+"""What each round of a run added that buys until it is flat: a table for the terminal, a panel of the picture."""
+
+import textwrap
+from typing import Any
+
+from matplotlib.axes import Axes
+from rich.table import Table
+
+
+def rounds_table(rounds: dict[str, Any]) -> Table:
+    """Round by round what was bought and what it added, and below why it went on or stopped; ``summary["rounds"]``."""
+    table = Table("after round", "answers", "held out", "agreement", "added", min_width=58, caption_justify="left")
+    table.caption = "\n".join(textwrap.wrap(rounds["sentence"], 78))
+    for one in rounds["measured"]:
+        before, after = (f"{student['agreement']:.2f}" for student in one["students"][-2:] or [_NOTHING, _NOTHING])
+        added = "-" if one["gain"] is None else f"{one['gain']:+.2f} ± {one['gain_error']:.2f}"
+        table.add_row(
+            str(one["round"]), f"{one['bought']:,}", f"{one['held_out']:,}", f"{before} to {after} %", added
+        )
+    return table
+
+
+_NOTHING = {"agreement": float("nan")}
+
+
+def draw_rounds(axes: Axes, rounds: dict[str, Any]) -> None:
+    """The students' agreement on what was held out at the last measurement, and the estimate for all that was planned."""
+    last = rounds["measured"][-1]
+    bought = [student["bought"] for student in last["students"]]
+    agreements = [student["agreement"] for student in last["students"]]
+    axes.plot(bought, agreements, marker="o", color="#e6550d")
+    axes.set_title(f"agreement after each round, on {last['held_out']:,} held-out answers", fontsize=9)
+    axes.set_xlabel("answers bought")
+    axes.set_ylabel("%")
+    if not (estimate := rounds["estimate"]) or not agreements:
+        return
+    planned, expected = bought[-1] + estimate["answers"], agreements[-1] + estimate["points"]
+    beside = [[estimate["points"] - estimate["low"]], [estimate["high"] - estimate["points"]]]
+    axes.plot([bought[-1], planned], [agreements[-1], expected], linestyle="--", color="#777777")
+    axes.errorbar(
+        [planned], [expected], yerr=beside, fmt="s", mfc="none", color="#777777", label="not bought: estimate"
+    )
+    axes.legend(frameon=False, loc="lower right")
