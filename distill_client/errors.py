@@ -11,7 +11,8 @@ DistillError
 │       └── ReceiptFault      exit 5: its receipt does not prove what was asked and got
 ├── RunStoreError             exit 6: an artefact is missing, torn, or from another configuration
 ├── AuditMismatch             exit 7: the two sides do not agree on what was bought
-└── TeacherUnfit              exit 9: `distill teacher check` has found that a run cannot use this teacher
+├── TeacherUnfit              exit 9: `distill teacher check` has found that a run cannot use this teacher
+└── PoolUnfit                 exit 10: the teacher's answers say that the pool does not fit, and --strict-pool was given
 """
 
 import typing
@@ -102,3 +103,9 @@ class TeacherUnfit(DistillError):
     """A teacher was looked at, and is not what a run needs."""
 
     exit_code = 9
+
+
+class PoolUnfit(DistillError):
+    """The pool was bought, its answers say that it does not fit, and the run was told to stop then."""
+
+    exit_code = 10

@@ -17,7 +17,7 @@ from distill_client.contenders import (
     save_network,
     train_contender,
 )
-from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
+from distill_client.errors import BudgetExhausted, ConfigError, PoolUnfit, RunStoreError
 from distill_client.flatness import flat_since, read_measurements
 from distill_client.material import Material, check_card, load_test
 from distill_client.plan import PlanCost, draw_held_out
@@ -27,6 +27,7 @@ from distill_client.results import (
     keep_owner_agreement,
     measure_accuracies,
     measure_agreement,
+    pool_fit,
     summarise,
 )
 from distill_client.run_folder import RunFolder
@@ -41,12 +42,19 @@ from shared.wire.images import Images
 
 
 def run(
-    folder: RunFolder, material: Material, teacher: Teacher, reporter: Reporter, device: torch.device
+    folder: RunFolder,
+    material: Material,
+    teacher: Teacher,
+    reporter: Reporter,
+    device: torch.device,
+    *,
+    strict_pool: bool = False,
 ) -> dict[str, Any]:
     """Bring a run to its end, from wherever it stands, and return its summary.
 
     Raises DistillError; what was paid for is on the disk then, with its receipts, and running again goes on from
-    there.
+    there. ``strict_pool`` raises PoolUnfit where the answers to the pool say that it does not fit, before more is
+    bought.
     """
     pool = material.pool
     check_teacher(folder, teacher, material)
@@ -57,6 +65,7 @@ def run(
 
     buy("pool", lambda: [pool.images_nhwc])
     _require_answers(folder)
+    _judge_pool(folder, reporter, strict=strict_pool)
     for stage in synthetic_stages(Walk(folder, material, reporter, device)):
         buy(stage.name, stage.render)
 
@@ -178,6 +187,15 @@ def _require_answers(folder: RunFolder) -> None:
             f"all {len(answered_n)} answers to the pool were rejected, so nothing more is bought: what teacher "
             f"{folder.record.teacher.name} names is none of the run's classes; look at its label map"
         )
+
+
+def _judge_pool(folder: RunFolder, reporter: Reporter, *, strict: bool) -> None:
+    """Warn where the answers to the pool say that it does not fit, or raise PoolUnfit."""
+    faults = pool_fit(folder).faults
+    if faults and strict:
+        raise PoolUnfit(f"the pool does not seem to fit the teacher: {'; '.join(faults)}; nothing more is bought")
+    for fault in faults:
+        reporter.warning(f"the pool does not seem to fit the teacher: {fault}")
 
 
 def _train_all(

@@ -22,6 +22,7 @@ from distill_client.contenders import (
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.flatness import describe_rounds, read_measurements
 from distill_client.plan import draw_held_out
+from distill_client.pool import PoolFit, measure_fit
 from distill_client.run_folder import RunFolder
 from distill_client.student.card import write_card
 from distill_client.student.evaluation import accuracy, agreement, predict_probabilities
@@ -139,6 +140,11 @@ def _read_owner_file(folder: RunFolder, test: Dataset, path: Path) -> NDArray[np
     return top_classes(answers.probabilities_nk)
 
 
+def pool_fit(folder: RunFolder) -> PoolFit:
+    """What the teacher's answers to the run's pool say of it."""
+    return measure_fit(folder.labels.labelled("pool").values, folder.record.teacher)
+
+
 def summarise(  # noqa: PLR0913 - what came out, each part by its name
     folder: RunFolder,
     accuracies: dict[str, float],
@@ -181,6 +187,7 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
             "rejected": loss.answers - loss.taught,
         },
         **({"rounds": rounds} if rounds is not None else {}),
+        "pool_fit": pool_fit(folder).as_summary(),
         "learnt_by": describe_learning(folder.config, loss),
         **audit.as_summary(),
         "seconds": folder.read_seconds(),

@@ -60,6 +60,7 @@ def card_content(folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
         "asked_as": None if card.has_permission is None else card.preprocessing,
         "learnt_by": summary.get("learnt_by", "not recorded by earlier versions"),
         "real_images": source + _second_pool(summary["images"]),
+        "pool_warnings": summary.get("pool_fit", {}).get("warnings", []),
         "answers_by_phase": summary["images"]["by_phase"],
         "rounds": summary.get("rounds"),
         "budget_images": folder.config.budget_images,

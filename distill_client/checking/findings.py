@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_client.checking.probing import ALONE, IMAGES, Observed
+from distill_client.pool import measure_fit
 from distill_client.teachers.protocol import Capabilities
 from shared.wire.contracts import Disclosure
 
@@ -121,6 +122,20 @@ def _latency(seen: Observed) -> Finding:
         "would cost too much"
     )
     return Finding("latency", "good", told)
+
+
+def pool_finding(card: Capabilities, seen: Observed) -> Finding:
+    """Whether the teacher seems to know such pictures, as far as eight answers can tell."""
+    if not seen.together.any():
+        return Finding("pool", "note", "not to be told: no answer names a class")
+    fit = measure_fit(seen.values, card)
+    if fit.faults:
+        return Finding("pool", "note", "; ".join(fit.faults))
+    if fit.confidence is None:
+        return Finding("pool", "good", "not to be told from these few answers; a run tells it of the whole pool")
+    accuracy = "not told" if card.test_accuracy is None else f"{card.test_accuracy:.1%}"
+    told = f"its top class has a probability of {fit.confidence:.1%} on average; its accuracy: {accuracy}"
+    return Finding("pool", "good", f"{told}; {IMAGES} answers say little, a run tells it of the whole pool")
 
 
 def _throttling(retries: Sequence[str]) -> Finding:

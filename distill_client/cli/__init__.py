@@ -18,7 +18,7 @@ EPILOG = (
     "Exit codes: 0 done, 2 configuration, 3 refused or budget exhausted, 4 teacher unavailable (resume later), "
     "5 answer or receipt outside the contract, 6 run folder, 7 the two sides' counts differ, 8 the teacher's version "
     "or the key's disclosure is another one now, 9 teacher unfit (`distill teacher "
-    "check`), 130 stopped by Ctrl-C (resume)."
+    "check`), 10 pool unfit (`--strict-pool`; resume goes on), 130 stopped by Ctrl-C (resume)."
 )
 
 app = typer.Typer(

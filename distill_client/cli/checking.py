@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from distill_client.checking.findings import Finding, findings
+from distill_client.checking.findings import Finding, findings, pool_finding
 from distill_client.checking.probing import IMAGES, IMAGES_ASKED, Images, probe
 from distill_client.cli.connecting import allowance_of, api_key, require_address
 from distill_client.cli.options import AsJson, out, say
@@ -49,7 +49,8 @@ def check(
     At most 20 images are asked for, and what they cost is said before. Four images go one a call, the first of them
     once more; then all eight together, as many a call as the teacher takes; then seven of them backwards. Looked at
     are the answers' shape and disclosure, whether every answer comes back to its image, whether it is the same again
-    and in a batch, how long it takes, whether the teacher throttles, and whether the pictures fit its input.
+    and in a batch, how long it takes, whether the teacher throttles, and whether the pictures fit its input; with
+    --images also whether it is as sure of them as of what it was made for.
 
     A teacher that keeps no count is counted in a small ledger that is named; the key of ours is in DISTILL_API_KEY.
     """
@@ -67,6 +68,8 @@ def check(
                 raise _unfinished(error, retries, where) from error
             budget = teacher.usage()
     found = [Finding("pictures", "good", told), *findings(card, seen, retries)]
+    if images is not None:
+        found.append(pool_finding(card, seen))
     is_fit = all(finding.verdict != "bad" for finding in found)
     if as_json:
         about = {"teacher": card.name, "version": card.version, "fit": is_fit, "images_asked": IMAGES_ASKED}

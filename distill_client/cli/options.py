@@ -15,6 +15,9 @@ ConfigFile = Annotated[Path, typer.Argument(help="the experiment, a TOML file", 
 RunDir = Annotated[Path, typer.Argument(help="a run folder", show_default=False)]
 Device = Annotated[str, typer.Option(help="where the networks run: cpu, cuda or cuda:N")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
+StrictPool = Annotated[
+    bool, typer.Option("--strict-pool", help="stop, rather than warn, where the pool does not fit the teacher")
+]
 TeacherUrl = Annotated[
     str | None, typer.Option("--teacher", help="address of the teacher server, or a teacher's file (*.toml)")
 ]

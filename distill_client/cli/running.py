@@ -9,11 +9,21 @@ import typer
 
 from distill_client.cli.connecting import allowance_of, connected, on_account_of
 from distill_client.cli.measuring import draw, print_summary
-from distill_client.cli.options import AsJson, ConfigFile, Device, RunDir, TeacherUrl, err, require_device, say
+from distill_client.cli.options import (
+    AsJson,
+    ConfigFile,
+    Device,
+    RunDir,
+    StrictPool,
+    TeacherUrl,
+    err,
+    require_device,
+    say,
+)
 from distill_client.cli.planning import read_material
 from distill_client.commands import resume_command
 from distill_client.config import load_config
-from distill_client.errors import AuditMismatch, ConfigError, DistillError
+from distill_client.errors import AuditMismatch, ConfigError, DistillError, PoolUnfit
 from distill_client.run_folder import TEACHER_FILE, RunFolder, create_run, open_run, require_free, write_text
 from distill_client.teachers.native.receipts import UNSIGNED, Pin
 from distill_client.teachers.native.teacher import NativeTeacher
@@ -39,6 +49,7 @@ def run(
             "without it the key found now is believed from now on"
         ),
     ] = None,
+    strict_pool: StrictPool = False,
 ) -> None:
     """Buy the answers, train the student and its baselines, and audit the bill.
 
@@ -47,6 +58,9 @@ def run(
     Every answer of our servers comes with a receipt, verified before it is kept, by the signing key that was found,
     or demanded, at the run's beginning. What other teachers are asked for is counted by the client itself, in the run
     folder, before it is sent, and never exceeds max_queries and max_cost of the teacher's file.
+
+    Where the answers to the pool say that it does not fit the teacher, that is said before more is bought; with
+    --strict-pool the run stops then.
 
     The key is read from DISTILL_API_KEY. A run that stops for any reason goes on with `distill resume OUT`, and
     nothing is paid for twice.
@@ -78,10 +92,16 @@ def run(
             allowance=allowance,
             keep=lambda path: _keep(path, material, None if is_ours else Path(teacher)),
         )
-    _finish(folder, material, teacher, device, as_json=as_json)
+    _finish(folder, material, teacher, device, as_json=as_json, strict_pool=strict_pool)
 
 
-def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu", as_json: AsJson = False) -> None:
+def resume(
+    directory: RunDir,
+    teacher: TeacherUrl = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    strict_pool: StrictPool = False,
+) -> None:
     """Go on with a run that was stopped, from what is on the disk; a finished run is only measured again.
 
     Where answers.sqlite is lost or damaged, the answers are fetched again, at no charge; not so from a teacher that
@@ -96,7 +116,8 @@ def resume(directory: RunDir, teacher: TeacherUrl = None, device: Device = "cpu"
 
     require_device(device)
     folder = open_run(directory, mends=True)
-    _finish(folder, Material.of_run(folder), teacher or folder.teacher_target, device, as_json=as_json)
+    material, target = Material.of_run(folder), teacher or folder.teacher_target
+    _finish(folder, material, target, device, as_json=as_json, strict_pool=strict_pool)
 
 
 def _keep(path: Path, material: "Material", teacher_file: Path | None) -> None:
@@ -126,7 +147,9 @@ def _require_fingerprint(text: str | None) -> None:
         )
 
 
-def _finish(folder: RunFolder, material: "Material", teacher_url: str, device: str, *, as_json: bool) -> None:
+def _finish(
+    folder: RunFolder, material: "Material", teacher_url: str, device: str, *, as_json: bool, strict_pool: bool
+) -> None:
     from distill_client import pipeline
     from distill_client.report.progress import RunProgress
 
@@ -139,7 +162,7 @@ def _finish(folder: RunFolder, material: "Material", teacher_url: str, device: s
                 say(UNSIGNED)
             asked = on_account_of(folder, server, teacher_url)
             with RunProgress(err, allowance_of(server)) as progress:
-                summary = pipeline.run(folder, material, asked, progress, torch_device)
+                summary = pipeline.run(folder, material, asked, progress, torch_device, strict_pool=strict_pool)
             draw(folder, summary)
     except KeyboardInterrupt:
         command = resume_command(folder.path)
@@ -147,7 +170,7 @@ def _finish(folder: RunFolder, material: "Material", teacher_url: str, device: s
         # Requests in flight may wait for a slow teacher. Everything durable is on the disk: leave without them.
         os._exit(130)
     except DistillError as error:
-        if error.exit_code in (3, 4):
+        if error.exit_code in (3, 4, PoolUnfit.exit_code):
             typer.echo(f"the run can go on later: {resume_command(folder.path)}", err=True)
         raise
     print_summary(summary, folder.path, as_json=as_json)

@@ -77,6 +77,10 @@ class RunProgress:
             left += f", {money(self._allowance.cost_of(images), self._allowance.currency)}"
         return left
 
+    def warning(self, told: str) -> None:
+        """See pipeline.Reporter."""
+        self._console.print(f"warning: {told}", highlight=False, markup=False, soft_wrap=True)
+
     def learning(self, how: str) -> None:
         """See pipeline.Reporter."""
         self._console.print(f"learning by {how}", highlight=False, soft_wrap=True)

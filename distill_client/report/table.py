@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from distill_client.plan import PlanCost
 from distill_client.report.rounds import rounds_table
@@ -91,8 +92,10 @@ def results_table(summary: dict[str, Any]) -> Group:
         seconds.add_row(phase.replace("_", " "), f"{spent:.1f}")
     seconds.add_section()
     seconds.add_row("in all", f"{sum(summary['seconds'].values()):.1f}")
+    faults = summary.get("pool_fit", {}).get("warnings", [])
+    warnings = [Text(f"warning: the pool does not seem to fit the teacher: {fault}") for fault in faults]
     rounds = [rounds_table(summary["rounds"])] if "rounds" in summary else []
-    return Group(scores, *rounds, counts, seconds)
+    return Group(scores, *rounds, counts, seconds, *warnings)
 
 
 def _accuracy(summary: dict[str, Any], key: str, value: float | None) -> str:

@@ -17,6 +17,10 @@ class Reporter(Protocol):
         """A training begins; the result hears (step, steps, loss)."""
         ...
 
+    def warning(self, told: str) -> None:
+        """Something is probably not as it was meant, and the run goes on."""
+        ...
+
     def learning(self, how: str) -> None:
         """Trainings follow, by the loss that is named."""
         ...

@@ -30,6 +30,7 @@ def render_card(content: dict[str, Any]) -> str:
         *_row("permission", content["permission"]),
         f"| learnt by | {_text(content['learnt_by'])} |",
         f"| real images | {_text(content['real_images'])} |",
+        *_row("warning", "; ".join(content["pool_warnings"]) or None),
         f"| budget | {content['budget_images']:,} images |",
         f"| answers bought | {content['answers_bought']:,} ({phases}) |",
         *_row("bought in rounds", (content.get("rounds") or {}).get("sentence")),

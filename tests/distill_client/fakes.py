@@ -276,11 +276,15 @@ class SilentReporter:
         self.charged: list[int] = []
         self.trainings: list[str] = []
         self.learnt_by: list[str] = []
+        self.warnings: list[str] = []
         self._interrupt = interrupt
 
     def buying(self, stage: str, images: int, bought: int) -> "HearAnswer":
         self.stages.append((stage, images, bought))
         return HearAnswer(self.charged)
+
+    def warning(self, told: str) -> None:
+        self.warnings.append(told)
 
     def learning(self, how: str) -> None:
         self.learnt_by.append(how)

@@ -62,6 +62,22 @@ def test_run_and_resume_for_people(served: Served, tmp_path: Path) -> None:
     assert "all rows agree" in again.stdout
 
 
+def test_a_pool_that_does_not_fit_stops_a_run_that_is_told_so_and_resume_goes_on(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, secret = write_config(tmp_path / "tiny.toml", synthesis={"images": 0}), served.key("unfit", budget=40)
+    monkeypatch.setenv(KEY_VARIABLE, secret)
+    words = ("run", config, "--teacher", served.url, "--out", tmp_path / "run", "--strict-pool")
+    assert exit_of_main(monkeypatch, *words) == 10
+    told = capsys.readouterr().err
+    assert f"the run can go on later: distill resume {tmp_path / 'run'}" in told
+    assert told.splitlines()[-1].startswith("distill: the pool does not seem to fit the teacher: the teacher is less")
+    again = distill("resume", tmp_path / "run", key=secret)
+    assert again.exit_code == 0, (again.output, again.exception)
+    assert "warning: the pool does not seem to fit the teacher" in again.stderr
+    assert kinds_of_events(served, secret).count("answer") == 3
+
+
 def test_run_goes_on_after_a_grant(served: Served, tmp_path: Path) -> None:
     config, secret = write_config(tmp_path / "tiny.toml"), served.key("poor", budget=99)
     result = distill("run", config, "--teacher", served.url, "--out", tmp_path / "run", key=secret)
