@@ -40,8 +40,8 @@ def least_confident(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Each candidate's least confidence over the shares, float32 N, and the place of that share, int64 N.
 
-    Blends are rounded to whole values, as they would be sent. Computed where the student's weights are, in
-    evaluation mode.
+    Blends are rounded to whole values, as they would be sent; in float32, so that a pixel half way between two values
+    may go the other way than in what is bought. Computed where the student's weights are, in evaluation mode.
     """
     device = next(student.parameters()).device
     student.eval()
