@@ -84,7 +84,7 @@ def measure_agreement(
     """How often student and teacher name the same class, on which images, and how many they are.
 
     On the owner's file where there is one, else on bought answers held out of training; null when neither is there.
-    Beside it, the same of standard-kd: without a test set it is all there is to compare the student with.
+    Beside it, the same of the baselines: without a test set it is all there is to compare the student with.
     Raises ConfigError when the file is not about this teacher and this test set.
     """
     if teacher_answers is not None:
@@ -95,7 +95,7 @@ def measure_agreement(
         held_out = draw_held_out(folder.config, len(bought.images_nhwc)) & answered_rows(bought.values)
         images_nhwc, teacher_n = bought.images_nhwc[held_out], top_classes(bought.values[held_out])
     if len(images_nhwc) == 0:
-        nothing = {"agreement": None, "standard_kd_agreement": None}
+        nothing = dict.fromkeys(("agreement", "standard_kd_agreement", "student_alone_agreement"))
         return {**nothing, "agreement_on": "not measured", "agreement_images": 0}
 
     def agreed(contender: str) -> float:
@@ -105,6 +105,7 @@ def measure_agreement(
     return {
         "agreement": agreed(STUDENT),
         "standard_kd_agreement": agreed(STANDARD_KD) if folder.config.baselines.standard_kd else None,
+        "student_alone_agreement": agreed(STUDENT_ALONE) if folder.config.baselines.student_alone else None,
         "agreement_on": OWNER_FILE if teacher_answers is not None else HELD_OUT,
         "agreement_images": len(images_nhwc),
     }

@@ -5,27 +5,22 @@ measures agreement with the owner's answers, and prints one table. The server is
 Without Fashion-MNIST and without a network it says so, and runs on scikit-learn's bundled digits.
 """
 
-import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from examples.local_teacher import CommandFailed, issue_key, run, run_json, serving
 from shared.datasets import DatasetUnavailable, load_dataset
 
 PROJECT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
-STOP_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -57,41 +52,21 @@ def main(
     ledger = f"sqlite:///{work / 'ledger.sqlite'}"
     run_dir = _fresh_run_folder(runs)
 
-    with _serving(setting.bundle, ledger, work) as url:
+    with serving(setting.bundle, ledger, work / "server.log") as url:
         _say(f"the teacher serves at {url}; its API is described at {url}/docs")
-        planned = _json("distill", "plan", setting.config, "--json")["total"]
+        planned = int(str(run_json("distill", "plan", setting.config, "--json")["total"]))
         _say(f"a key with a budget of exactly {planned:,} images, the plan's cost")
-        terms = ("--name", "demo", "--budget", planned, "--disclosure", disclosure)
-        issued = _json("teacher", "keys", "create", "--ledger", ledger, *terms, "--json")
-        environment = {**os.environ, "DISTILL_API_KEY": str(issued["key"])}
+        key = issue_key(ledger, name="demo", budget=planned, disclosure=disclosure)
+        environment = {**os.environ, "DISTILL_API_KEY": key}
         _say("the client buys its answers over HTTP and trains three contenders")
-        _run(
-            "distill",
-            "run",
-            setting.config,
-            "--teacher",
-            url,
-            "--out",
-            run_dir,
-            "--json",
-            env=environment,
-            quiet=True,
-        )
+        buys = ("distill", "run", setting.config, "--teacher", url, "--out", run_dir, "--json")
+        run(*buys, env=environment, out=subprocess.DEVNULL)
         _say("the owner's own answers on the test set, written offline, to measure agreement")
         answers = work / "teacher-answers.npz"
-        _run(
-            "teacher",
-            "predict",
-            "--bundle",
-            setting.bundle,
-            "--dataset",
-            setting.dataset,
-            "--out",
-            answers,
-            quiet=True,
-        )
-        _run("distill", "evaluate", run_dir, "--teacher-answers", answers)
-        audit = _json("distill", "audit", run_dir, "--json", env=environment)
+        about = ("--bundle", setting.bundle, "--dataset", setting.dataset)
+        run("teacher", "predict", *about, "--out", answers, out=subprocess.DEVNULL)
+        run("distill", "evaluate", run_dir, "--teacher-answers", answers)
+        audit = run_json("distill", "audit", run_dir, "--json", env=environment)
     _say(f"{time.monotonic() - started:.0f} seconds in all; the picture is {run_dir / 'report.png'}")
     if not audit["equal"] or audit["bought"] != planned:
         raise SystemExit(1)
@@ -110,7 +85,7 @@ def _choose(work: Path) -> Setting:
     except DatasetUnavailable as error:
         _say(f"{error}\ndemo: running on scikit-learn's bundled digits instead, with a teacher trained on the spot")
         bundle = work / "digits-lenet5"
-        _run("teacher", "train", "--dataset", "digits", "--network", "lenet5", "--out", bundle)
+        run("teacher", "train", "--dataset", "digits", "--network", "lenet5", "--out", bundle)
         return Setting(PROJECT / "configs" / "demo-digits.toml", bundle, "digits")
     bundle = PROJECT / "bundles" / "fashion-mnist-lenet5"
     return Setting(PROJECT / "configs" / "demo-fashion-mnist.toml", bundle, "fashion-mnist")
@@ -125,49 +100,6 @@ def _fresh_run_folder(runs: Path) -> Path:
     return current
 
 
-@contextlib.contextmanager
-def _serving(bundle: Path, ledger: str, work: Path) -> Iterator[str]:
-    """A server process of its own on a free port, stopped on leaving; its log is kept."""
-    command = [str(BIN / "teacher"), "serve", "--bundle", str(bundle), "--ledger", ledger, "--port", "0", "--json"]
-    log = work / "server.log"
-    with log.open("w") as stderr:
-        # Its own session, so that Ctrl-C reaches the client first and the server lives until it is stopped below.
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)
-    try:
-        line = server.stdout.readline() if server.stdout else ""
-        if not line:
-            raise SystemExit(f"demo: the server did not start:\n{log.read_text()}")
-        yield json.loads(line)["url"]
-    finally:
-        server.terminate()
-        try:
-            server.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _run(*command: object, env: dict[str, str] | None = None, quiet: bool = False) -> None:
-    """Run one of our commands; its own message has been shown when it fails, so only its exit code is passed on."""
-    done = subprocess.run(_argv(command), env=env, stdout=subprocess.DEVNULL if quiet else None, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-
-
-def _json(*command: object, env: dict[str, str] | None = None) -> dict[str, object]:
-    """Run one of our commands with --json and read what it prints."""
-    done = subprocess.run(_argv(command), env=env, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    content: dict[str, object] = json.loads(done.stdout)
-    return content
-
-
-def _argv(command: tuple[object, ...]) -> list[str]:
-    program, *arguments = map(str, command)
-    return [str(BIN / program), *arguments]
-
-
 def _say(text: str) -> None:
     print(f"demo: {text}", flush=True)
 
@@ -179,6 +111,8 @@ def _interrupt(*_: object) -> None:
 if __name__ == "__main__":
     try:
         typer.run(main)
+    except CommandFailed as failed:  # and has said why
+        raise SystemExit(failed.returncode) from None
     except KeyboardInterrupt:
         typer.echo("\ndemo: stopped, and the server with it", err=True)
         raise SystemExit(130) from None

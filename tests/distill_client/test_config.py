@@ -186,7 +186,10 @@ def test_the_digest_is_of_the_content_and_changes_with_every_part_of_it(tmp_path
     assert len(digests) == 1 + len(everything)
 
 
-@pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+EXPERIMENTS = sorted([*(PROJECT / "configs").glob("*.toml"), *(PROJECT / "configs" / "paper").glob("*/*.toml")])
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_experiment_of_the_project_loads(path: Path) -> None:
     config = load_config(path)
     assert config.pool.images + config.synthesis.images <= config.budget_images

@@ -1,0 +1,166 @@
+"""What is compared: a method on a data set, with what is varied, as the very experiment that `distill run` takes.
+
+A method is a folder's file: `configs/paper/DATASET/METHOD.toml`, whole and to be run by hand. What suits few answers
+may be in `METHOD-up-to-N.toml` beside it, which holds for up to N answers, its budget. A case changes in it what
+its options name, and nothing else.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from distill_client.config import RunConfig, faults_of
+
+PROJECT = Path(__file__).resolve().parents[2]
+CONFIGS = PROJECT / "configs" / "paper"
+BUNDLES = PROJECT / "bundles"
+_PART = re.compile(r"(?P<method>[a-z0-9-]+?)(-up-to-(?P<answers>\d+))?")
+
+Draw = Literal["balanced", "random"]
+
+
+class CaseError(Exception):
+    """There is no such experiment; the message names the option, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on a data set under a seed, and what is varied; None leaves what the method's file says.
+
+    ``answers`` is everything bought, the pool included. Without it, the file's own budget, also with a smaller pool.
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    student: str | None = None
+    answers: int | None = None
+    pool_images: int | None = None
+    pool: Draw = "balanced"
+    pool_dataset: str | None = None
+    disclosure: str = "probabilities"
+
+    def command(self, seeds: str = "") -> str:
+        """What repeats it, or the same under several ``seeds``, such as "1,2,3"."""
+        options = {
+            "dataset": self.dataset,
+            "method": self.method,
+            "seeds": seeds or self.seed,
+            "student": self.student,
+            "answers": self.answers,
+            "pool-images": self.pool_images,
+            "pool": None if self.pool == "balanced" else self.pool,
+            "pool-dataset": self.pool_dataset,
+            "disclosure": None if self.disclosure == "probabilities" else self.disclosure,
+        }
+        given = [f"--{name} {value}" for name, value in options.items() if value is not None]
+        return " ".join([".venv/bin/python benchmarks/paper.py", *given])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A case with its configuration. ``weights_sha256`` is the teacher's, None where its bundle is not made yet."""
+
+    case: Case
+    config: RunConfig
+    bundle: Path
+    weights_sha256: str | None
+
+    @property
+    def folder_name(self) -> str:
+        """A name of its own below the folder of runs; the same when this program has learnt more keys since."""
+        case, config = self.case, self.config
+        said = {
+            "config": config.model_dump(mode="json", exclude_defaults=True),
+            "disclosure": case.disclosure,
+            "weights": self.weights_sha256,
+        }
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        network = re.sub(r"[^a-z0-9]+", "-", config.student.network.lower())
+        return f"{case.dataset}/{case.method}-{network}-{config.budget_images}-seed{case.seed}-{digest[:8]}"
+
+
+def methods_of(dataset: str, configs: Path = CONFIGS) -> list[str]:
+    """The methods there are for a data set. Raises CaseError where there are none."""
+    return sorted({method for method, _, _ in _files_of(dataset, configs)})
+
+
+def resolve(case: Case, *, configs: Path = CONFIGS, bundles: Path = BUNDLES) -> Experiment:
+    """The experiment of a case. Raises CaseError."""
+    path = _file_for(case, configs)
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    _vary(content, case, path)
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise CaseError(f"{path}: " + "; ".join(faults_of(error))) from error
+    bundle = bundles / config.teacher.name
+    manifest = bundle / "teacher.toml"
+    weights = tomllib.loads(manifest.read_text())["weights"]["sha256"] if manifest.exists() else None
+    return Experiment(case, config, bundle, weights)
+
+
+def require_teacher(experiment: Experiment) -> None:
+    """Raise CaseError, which says how it is made, when the teacher's bundle is not there."""
+    if experiment.weights_sha256 is None:
+        name, dataset = experiment.config.teacher.name, experiment.case.dataset
+        network = name.removeprefix(f"{dataset}-")
+        raise CaseError(
+            f"there is no teacher {name} in {experiment.bundle.parent}; make it: "
+            f"teacher train --dataset {dataset} --network {network} --out {experiment.bundle}"
+        )
+
+
+def _files_of(dataset: str, configs: Path) -> list[tuple[str, int | None, Path]]:
+    """(method, up to how many answers, file) of all files of a data set."""
+    if not re.fullmatch(r"[a-z0-9-]+", dataset) or not (configs / dataset).is_dir():
+        allowed = ", ".join(sorted(path.name for path in configs.iterdir() if path.is_dir()))
+        raise CaseError(f"--dataset is {dataset!r}; allowed are {allowed}")
+    found = []
+    for path in sorted((configs / dataset).glob("*.toml")):
+        part = _PART.fullmatch(path.stem)
+        if part is None:
+            raise CaseError(f"{path}: its name is not METHOD.toml or METHOD-up-to-N.toml")
+        found.append((part["method"], int(part["answers"]) if part["answers"] else None, path))
+    return found
+
+
+def _file_for(case: Case, configs: Path) -> Path:
+    """The method's file for so many answers: the one with the smallest bound that is not below them."""
+    files = [(bound, path) for method, bound, path in _files_of(case.dataset, configs) if method == case.method]
+    whole = [path for bound, path in files if bound is None]
+    if not whole:
+        allowed = ", ".join(methods_of(case.dataset, configs))
+        raise CaseError(f"--method is {case.method!r}; allowed for {case.dataset} are {allowed}")
+    bounds = sorted((bound, path) for bound, path in files if bound is not None)
+    fitting = [path for bound, path in bounds if case.answers is not None and case.answers <= bound]
+    return [*fitting, *whole][0]
+
+
+def _vary(content: dict[str, Any], case: Case, path: Path) -> None:
+    """Change in a file's content what the case names."""
+    pool, synthesis = content["pool"], content["synthesis"]
+    beside, odd = divmod(content["budget_images"] - synthesis["images"], pool["images"])
+    if odd or beside < 1:
+        raise CaseError(f"{path}: its budget is not its synthetic images and its pool, once or more")
+    pool["images"] = case.pool_images or pool["images"]
+    real = beside * pool["images"]  # FS-BBT as released buys a second pool
+    only_pool = synthesis["images"] == 0
+    answers = case.answers or (real if only_pool else content["budget_images"])
+    if answers < real or (only_pool and answers != real):
+        allowed = f"is {real:,}, its pool" if only_pool else f"begins at {real:,}, its real images; see --pool-images"
+        raise CaseError(f"--answers is {answers:,}; what {case.method} buys {allowed}")
+    synthesis["images"] = answers - real
+    content["budget_images"], content["seed"] = answers, case.seed
+    content["student"]["network"] = case.student or content["student"]["network"]
+    if case.pool == "random":
+        pool["balanced"] = False
+    if case.pool_dataset is not None:
+        pool.update(dataset=case.pool_dataset, balanced=False, labels="ignore")
+        content.setdefault("baselines", {})["student_alone"] = False
