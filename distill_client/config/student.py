@@ -28,6 +28,11 @@ class TrainingConfig(Section):
         description="the classes that a top-k answer does not name: one event, or equal shares of what is missing",
     )
 
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16 computes the network under autocast; weights and optimiser stay float32"
+    )
+    compile: bool = Field(False, description="torch.compile the network: minutes at first, a faster step then")
+
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
@@ -63,11 +68,12 @@ class BaselineConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """Bounds of the random geometric transform (unqueried; the label stays)."""
+    """Unqueried variations: bounds of the random geometric transform, and how much of a batch is blended."""
 
     rotate_degrees: float = Field(10.0, ge=0, le=180)
     shift_fraction: float = Field(0.1, ge=0, le=0.5)
     flip: bool = False
+    blended_fraction: Fraction = Field(1.0, description="of each batch, where blends are made; the rest stay whole")
 
 
 class EvaluationConfig(Section):

@@ -35,31 +35,32 @@ def augment(
 ) -> tuple[torch.Tensor, Targets]:
     """Vary float images_nchw and their targets; "combination" blends first and transforms then, as published."""
     if mode in ("mixup", "combination"):
-        images_nchw, targets = mix_within_batch(images_nchw, targets, generator)
+        images_nchw, targets = mix_within_batch(images_nchw, targets, generator, bounds.blended_fraction)
     if mode in ("geometric", "combination"):
         images_nchw = transform_geometrically(images_nchw, bounds, generator)
     return images_nchw, targets
 
 
 def mix_within_batch(
-    images_nchw: torch.Tensor, targets: Targets, generator: torch.Generator
+    images_nchw: torch.Tensor, targets: Targets, generator: torch.Generator, fraction: float = 1.0
 ) -> tuple[torch.Tensor, Targets]:
     """Blend each image with another of the batch by its own lambda ~ U(0, 1) = Beta(1, 1), and the targets alike.
 
     The released FS-BBT code does this to its whole bought set again; the interpolated target stands in for an
-    answer that is not bought.
+    answer that is not bought. Of a ``fraction`` below one the rest of the batch is learnt as the teacher answered it.
     """
-    images, partner, share_n1 = blend_within_batch(images_nchw, generator)
+    images, partner, share_n1 = blend_within_batch(images_nchw, generator, fraction)
     return images, targets.blended(partner, share_n1)
 
 
 def blend_within_batch(
-    images_nchw: torch.Tensor, generator: torch.Generator
+    images_nchw: torch.Tensor, generator: torch.Generator, fraction: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The images alone of ``mix_within_batch``, each one's partner (int64 N), and its own share_n1."""
     count = len(images_nchw)
     partner = torch.randperm(count, generator=generator, device=generator.device).to(images_nchw.device)
     share_n1 = torch.rand(count, 1, generator=generator, device=generator.device).to(images_nchw.device)
+    share_n1[round(fraction * count) :] = 1  # all of it its own
     return torch.lerp(images_nchw[partner], images_nchw, share_n1[:, :, None, None]), partner, share_n1
 
 

@@ -49,6 +49,21 @@ def test_targets_change_only_where_images_are_blended(mode: str) -> None:
     assert 0 <= float(varied.min()) <= float(varied.max()) <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("mode", ["mixup", "combination"])
+def test_of_a_fraction_the_rest_is_learnt_as_it_was_answered(mode: Augmentation) -> None:
+    images, targets = batch(40)
+    still = AugmentationConfig(rotate_degrees=0, shift_fraction=0, blended_fraction=0.3)
+    varied, taught = augment(mode, still, images, Targets(targets), torch_generator(1, "x"))
+    unchanged = (taught.named_nk == targets).all(dim=1)
+    assert unchanged[12:].all()
+    assert (~unchanged[:12]).sum() >= 8  # a row may be its own partner, or have one of its own class
+    assert torch.allclose(varied[12:], images[12:], atol=1e-5)
+    whole = augment(
+        "mixup", still.model_copy(update={"blended_fraction": 1.0}), images, Targets(targets), torch_generator(1, "x")
+    )
+    assert torch.equal(whole[1].named_nk[:12], taught.named_nk[:12]), "the same blends are drawn"
+
+
 def test_blends_are_added_to_or_taken_from_whatever_else_is_done() -> None:
     modes: list[Augmentation] = ["none", "geometric", "mixup", "combination"]
     assert [with_blends(mode) for mode in modes] == ["mixup", "combination", "mixup", "combination"]
