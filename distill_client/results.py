@@ -161,9 +161,11 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
     ``planned`` is the most that may be bought; rounds that a run decided against are under ``images.not_bought``.
     """
     record, budget = folder.record, folder.config.budget
-    bought, rounds = folder.labels.stages(), None
-    not_bought = {phase: images for phase, images in planned.items() if phase not in bought}
+    rounds: dict[str, Any] | None = None
+    not_bought: dict[str, int] = {}
     if budget.policy == "until-flat":
+        bought = folder.labels.stages()
+        not_bought = {phase: images for phase, images in planned.items() if phase not in bought}
         measured = read_measurements(folder.measurements_path)
         rounds = describe_rounds(budget, measured, sum(planned.values()))
     return {

@@ -1,30 +1,27 @@
 """What each round of a run added that buys until it is flat: a table for the terminal, a panel of the picture."""
 
-import textwrap
 from typing import Any
 
 from matplotlib.axes import Axes
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 
-def rounds_table(rounds: dict[str, Any]) -> Table:
-    """Round by round what was bought and what it added, and below why it went on or stopped; ``summary["rounds"]``."""
-    table = Table("after round", "answers", "held out", "agreement", "added", min_width=58, caption_justify="left")
-    table.caption = "\n".join(textwrap.wrap(rounds["sentence"], 78))
+def rounds_table(rounds: dict[str, Any]) -> Group:
+    """Round by round what was bought and what it added, and why it went on or stopped: of ``summary["rounds"]``."""
+    table = Table("after round", "answers", "held out", "agreement", "added", min_width=58)
     for one in rounds["measured"]:
-        before, after = (f"{student['agreement']:.2f}" for student in one["students"][-2:] or [_NOTHING, _NOTHING])
-        added = "-" if one["gain"] is None else f"{one['gain']:+.2f} ± {one['gain_error']:.2f}"
-        table.add_row(
-            str(one["round"]), f"{one['bought']:,}", f"{one['held_out']:,}", f"{before} to {after} %", added
-        )
-    return table
-
-
-_NOTHING = {"agreement": float("nan")}
+        agreement, added = "not measured", "-"
+        if one["gain"] is not None:
+            before, after = (student["agreement"] for student in one["students"][-2:])
+            agreement, added = f"{before:.2f} to {after:.2f} %", f"{one['gain']:+.2f} ± {one['gain_error']:.2f}"
+        table.add_row(str(one["round"]), f"{one['bought']:,}", f"{one['held_out']:,}", agreement, added)
+    return Group(table, Text(rounds["sentence"]))
 
 
 def draw_rounds(axes: Axes, rounds: dict[str, Any]) -> None:
-    """The students' agreement on what was held out at the last measurement, and the estimate for all that was planned."""
+    """The students' agreement on what was held out at the last measurement, and the estimate for all of the plan."""
     last = rounds["measured"][-1]
     bought = [student["bought"] for student in last["students"]]
     agreements = [student["agreement"] for student in last["students"]]
