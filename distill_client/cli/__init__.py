@@ -1,4 +1,4 @@
-"""The `distill` command: plan what would be bought, run, resume, audit, settle, evaluate, predict; look at teachers.
+"""The `distill` command: init, plan, run, resume, audit, settle, evaluate, predict; and a look at teachers.
 
 An experiment is a TOML file; flags only say where the teacher is, who it is, where the run goes and which device is
 used. The key is read from DISTILL_API_KEY, never from a flag, where other users of the machine would see it.
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from distill_client.cli import auditing, measuring, planning, running, teachers
+from distill_client.cli import auditing, drafting, measuring, planning, running, teachers
 from distill_client.cli.connecting import KEY_VARIABLE
 from distill_client.errors import DistillError, RunStoreError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # else brackets are taken for styles, and every line of a text is broken by itself
 )
+app.command()(drafting.init)
 app.command()(planning.plan)
 app.command()(running.run)
 app.command()(running.resume)

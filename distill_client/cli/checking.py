@@ -14,22 +14,19 @@ from rich.table import Table
 
 from distill_client.checking.findings import Finding, findings, pool_finding
 from distill_client.checking.probing import IMAGES, IMAGES_ASKED, Images, probe
-from distill_client.cli.connecting import allowance_of, api_key, require_address
+from distill_client.cli.connecting import allowance_of, asked
 from distill_client.cli.options import AsJson, out, say
 from distill_client.config import PoolConfig
 from distill_client.errors import BudgetExhausted, ConfigError, TeacherError, TeacherUnfit
 from distill_client.pool import pool_input, read_candidates
 from distill_client.teachers.adapters.http_teacher import HttpTeacher
-from distill_client.teachers.adapters.kinds import connect_described, load_teacher_file
 from distill_client.teachers.manners.asking import Manners, announce_retries
-from distill_client.teachers.native.teacher import NativeTeacher, connect
+from distill_client.teachers.native.teacher import NativeTeacher
 from distill_client.teachers.paid.allowance import Allowance, money
 from distill_client.teachers.paid.buying import images_per_request
 from distill_client.teachers.paid.file import StoreFile
 from distill_client.teachers.paid.own_ledger import OwnLedger, count_answer
-from distill_client.teachers.permission import require_permission
 from distill_client.teachers.protocol import Answer, Capabilities, Teacher
-from distill_client.teachers.teacher_file import is_teacher_file
 from shared.datasets import DATASET_NAMES
 
 _DEADLINE_S = 60.0
@@ -56,7 +53,7 @@ def check(
     """
     retries: list[str] = []
     announce_retries(retries.append)
-    with _connected(target, name) as server:
+    with asked(target, name, Manners(_DEADLINE_S, requests_in_flight=IMAGES)) as server:
         card = server.card()
         chosen, told = _choose(images, card)
         _require_budget(server)
@@ -96,25 +93,6 @@ def _unfinished(error: BudgetExhausted, retries: Sequence[str], where: str) -> T
         granted=error.granted,
         spent=error.spent,
     )
-
-
-@contextlib.contextmanager
-def _connected(target: str, name: str | None) -> Iterator[NativeTeacher | HttpTeacher]:
-    manners = Manners(_DEADLINE_S, requests_in_flight=IMAGES)
-    server: NativeTeacher | HttpTeacher
-    if is_teacher_file(target):
-        file = load_teacher_file(Path(target))
-        require_permission(file)
-        server = connect_described(file, manners)
-    else:
-        require_address(target)
-        if name is None:
-            raise ConfigError("--name is missing: which teacher of the server at that address is meant")
-        server = connect(target, api_key(), name, manners=manners)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def _choose(source: str | None, card: Capabilities) -> tuple[Images, str]:

@@ -38,6 +38,19 @@ def connected(
     announce_retries(say)
     limit_s = config.teacher.deadline_s if deadline_s is None else min(deadline_s, config.teacher.deadline_s)
     manners = Manners(limit_s, requests_in_flight=config.teacher.requests_in_flight)
+    with asked(target, config.teacher.name, manners, version=version, buys=buys) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def asked(
+    target: str, name: str | None, manners: Manners, *, version: str | None = None, buys: bool = True
+) -> Iterator[NativeTeacher | HttpTeacher]:
+    """The teacher ``name`` of one of our servers at an address, or the one that a teacher's file describes.
+
+    Raises ConfigError when there is no name for an address, no key, the address cannot be used, or the file does not
+    say that there is permission, and the caller ``buys``.
+    """
     server: NativeTeacher | HttpTeacher
     if is_teacher_file(target):
         file = load_teacher_file(Path(target))
@@ -46,7 +59,9 @@ def connected(
         server = connect_described(file, manners)
     else:
         require_address(target)
-        server = connect(target, api_key(), config.teacher.name, manners=manners, version=version)
+        if name is None:
+            raise ConfigError("--name is missing: which teacher of the server at that address is meant")
+        server = connect(target, api_key(), name, manners=manners, version=version)
     try:
         yield server
     finally:

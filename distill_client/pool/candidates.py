@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distill_client.config import PoolConfig
 from distill_client.errors import ConfigError
-from shared.datasets import FOLDER_PREFIX, DatasetUnavailable, Skipped, fit_images, load_dataset
+from shared.datasets import DatasetUnavailable, Skipped, fit_images, load_dataset
 from shared.datasets.pictures import find_pictures, printable_name, read_pictures
 from shared.wire.contracts import InputSpec, TeacherCard
 from shared.wire.images import decode_npy

@@ -81,7 +81,8 @@ def measure_fit(values: NDArray[np.float32] | NDArray[np.int64], card: TeacherCa
         faults.append(told)
     if effective is not None and effective < CLASSES_LEAST * len(card.classes):
         faults.append(_unevenness(effective, counts_k, card.classes))
-    return PoolFit(len(answers), rejected, confidence, card.test_accuracy, effective, len(card.classes), tuple(faults))
+    accuracy, classes = card.test_accuracy, len(card.classes)
+    return PoolFit(len(answers), rejected, confidence, accuracy, effective, classes, tuple(faults))
 
 
 def effective_classes(counts_k: NDArray[np.int64]) -> float:
@@ -112,7 +113,8 @@ def _confidence(answers: NDArray[np.float32] | NDArray[np.int64], card: TeacherC
             f"probability of {mean:.1%} on average, its accuracy is {accuracy:.1%}"
         )
     if accuracy is None and mean + by_chance < CONFIDENCE_LEAST:
-        return mean, f"the teacher is unsure of these images: its top class has a probability of {mean:.1%} on average"
+        told = f"its top class has a probability of {mean:.1%} on average"
+        return mean, f"the teacher is unsure of these images: {told}"
     return mean, ""
 
 

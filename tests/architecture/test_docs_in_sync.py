@@ -75,6 +75,7 @@ def test_readme_names_every_command() -> None:
         "teacher train",
         "teacher predict",
         "teacher keys create",
+        "distill init",
         "distill plan",
         "distill run",
         "distill resume",

@@ -1,0 +1,48 @@
+"""Our method's settings as a function of the answers bought: what `distill init` writes, and where it is tuned.
+
+Chosen for LeNet5 on Fashion-MNIST (docs/client.md has what each costs); for other students they are a start.
+"""
+
+import math
+from collections.abc import Sequence
+
+from distill_client.config import Augmentation, TrainingConfig, ViewsConfig
+
+BATCH_SIZE = 256
+LEARNING_RATE = 5e-3
+WARMUP_STEPS = 200
+AVERAGING_DECAY = 0.999
+# Images that a training sees, each bought one several times: so many passes, and never fewer images than these.
+PASSES = 30
+SAMPLES_LEAST = 600_000
+# Up to so many answers, MixUp of bought images with interpolated answers helps beside them, and harms with many more.
+BLENDS_UP_TO = 5_000
+
+
+def training_for(answers: int) -> TrainingConfig:
+    """The schedule for a student of so many bought answers."""
+    samples = max(SAMPLES_LEAST, PASSES * answers)
+    return TrainingConfig(
+        batch_size=BATCH_SIZE,
+        steps=math.ceil(samples / BATCH_SIZE),
+        learning_rate=LEARNING_RATE,
+        warmup_steps=WARMUP_STEPS,
+        decay="cosine",
+        averaging_decay=AVERAGING_DECAY,
+    )
+
+
+def augmentation_for(answers: int) -> Augmentation:
+    """What the student sees beside the very images that were bought."""
+    return "mixup" if answers <= BLENDS_UP_TO else "none"
+
+
+def views_for(classes: Sequence[str]) -> ViewsConfig:
+    """How the pool's images are transformed before they are blended."""
+    return ViewsConfig(flip=may_face_either_way(classes))
+
+
+def may_face_either_way(classes: Sequence[str]) -> bool:
+    """Whether things of these names are still the same in a mirror: not digits, letters, or what has a side."""
+    words = {word for name in classes for word in name.lower().replace("-", " ").replace("_", " ").split()}
+    return not any(len(name.strip()) == 1 for name in classes) and not words & {"left", "right"}
