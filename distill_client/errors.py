@@ -12,7 +12,7 @@ DistillError
 ├── RunStoreError             exit 6: an artefact is missing, torn, or from another configuration
 ├── AuditMismatch             exit 7: the two sides do not agree on what was bought
 ├── TeacherUnfit              exit 9: `distill teacher check` has found that a run cannot use this teacher
-└── PoolUnfit                 exit 10: the teacher's answers say that the pool does not fit, and --strict-pool was given
+└── PoolUnfit                 exit 10: the answers say that the pool does not fit, and --strict-pool was given
 """
 
 import typing
