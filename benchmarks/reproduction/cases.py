@@ -8,6 +8,7 @@ its options name, and nothing else.
 import hashlib
 import json
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,11 @@ class Case:
     disclosure: str = "probabilities"
 
     def command(self, seeds: str = "") -> str:
-        """What repeats it, or the same under several ``seeds``, such as "1,2,3"."""
+        """What repeats it, or the same under several ``seeds``, such as "1,2,3", the command's default."""
         options = {
             "dataset": self.dataset,
             "method": self.method,
-            "seeds": seeds or self.seed,
+            "seeds": None if seeds == "1,2,3" else seeds or self.seed,
             "student": self.student,
             "answers": self.answers,
             "pool-images": self.pool_images,
@@ -59,7 +60,7 @@ class Case:
             "pool-dataset": self.pool_dataset,
             "disclosure": None if self.disclosure == "probabilities" else self.disclosure,
         }
-        given = [f"--{name} {value}" for name, value in options.items() if value is not None]
+        given = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
         return " ".join([".venv/bin/python benchmarks/paper.py", *given])
 
 

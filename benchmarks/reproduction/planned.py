@@ -3,6 +3,7 @@
 import itertools
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,11 +17,15 @@ class PlanError(Exception):
 
 
 class Group(BaseModel):
-    """Runs that belong together: every combination of what is listed, the first seed of all before the second."""
+    """Runs that belong together: every combination of what is listed, the first seed of all before the second.
+
+    ``section`` is where docs/results.md has them: its main tables, the curves by answers, or the unfriendly cases.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     about: str
+    section: Literal["main", "curve", "case"]
     dataset: str
     methods: tuple[str, ...] = Field(min_length=1)
     students: tuple[str | None, ...] = (None,)
