@@ -1,5 +1,7 @@
 """docs/results.md and the README's table from the committed results: `.venv/bin/python benchmarks/results_page.py`.
 
+So is what `distill plan` tells people to expect, `distill_client/measured_curves.json`.
+
 Writes what stands between `<!-- generated: NAME -->` and `<!-- end -->`, and the pictures in docs/curves/; prose
 around it stays. With --check nothing is written, and it ends with 1 where something would be.
 """
@@ -13,6 +15,7 @@ import typer
 
 from benchmarks.reproduction.cases import PROJECT
 from benchmarks.reproduction.curves import curve_name, draw_curve, points_of
+from benchmarks.reproduction.expectations import measured_curves
 from benchmarks.reproduction.outcomes import Section, read_sections
 from benchmarks.reproduction.published import TARGETS
 from benchmarks.reproduction.tables import (
@@ -24,6 +27,7 @@ from benchmarks.reproduction.tables import (
     readme_table,
     target_table,
 )
+from distill_client.expectation import TABLE
 
 README, PAGE, CURVES = PROJECT / "README.md", PROJECT / "docs" / "results.md", PROJECT / "docs" / "curves"
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+)[^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
@@ -64,7 +68,11 @@ def pages(sections: Sequence[Section]) -> dict[Path, str]:
         "cases": case_table(sections),
         "targets": target_table(sections),
     }
-    return {PAGE: filled(PAGE, tables), README: filled(README, {"results": readme_table(sections)})}
+    return {
+        PAGE: filled(PAGE, tables),
+        README: filled(README, {"results": readme_table(sections)}),
+        TABLE: measured_curves(sections),
+    }
 
 
 def pictures(sections: Sequence[Section]) -> dict[str, tuple[str, str]]:

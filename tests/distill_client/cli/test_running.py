@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from distill_client import expectation
 from distill_client.cli import KEY_VARIABLE, planning
 from distill_client.errors import (
     BudgetExhausted,
@@ -88,6 +89,32 @@ def test_run_goes_on_after_a_grant(served: Served, tmp_path: Path) -> None:
         distill("run", config, "--teacher", served.url, "--out", tmp_path / "run", "--json", key=secret)
     )
     assert summary["images"]["charged_by_server"] == 100
+
+
+def test_plan_says_what_may_be_expected_where_it_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = expectation.Point(answers=100, pool_images=40, samples=640, accuracy=0.8, seeds=3)
+    curve = expectation.Curve(
+        dataset="digits",
+        image="28x28x1",
+        classes=10,
+        method="mixed-views",
+        student="lenet5-half",
+        disclosure="probabilities",
+        teacher_accuracy=0.9,
+        deviation=0.01,
+        points=(point,),
+    )
+    monkeypatch.setattr(expectation, "measured_curves", lambda: (curve,))
+    config = write_config(tmp_path / "tiny.toml", synthesis={"method": "mixed-views"})
+    shown = distill("plan", config).stdout
+    assert "expected accuracy: 77.7% to 82.3%. An expectation, no promise: lenet5-half by mixed-views on" in shown
+    told = one_object(distill("plan", config, "--json"))["expected_accuracy"]
+    assert (told["low"], told["high"], told["of"], told["kind"]) == (0.7769, 0.8231, "test set", "expectation")
+    other = write_config(tmp_path / "other.toml")
+    assert "expected" not in distill("plan", other).stdout
+    assert one_object(distill("plan", other, "--json"))["expected_accuracy"] is None
 
 
 def test_plan_says_what_would_be_bought(served: Served, tmp_path: Path) -> None:
