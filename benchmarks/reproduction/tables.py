@@ -144,7 +144,7 @@ def proof(sections: Sequence[Section]) -> str:
     receipts = sum(row.counts.receipts for row in rows.values())
     return (
         f"{len(rows):,} runs, {images:,} images: planned, bought, charged by the server and in its audit log the "
-        f"same in every run, and each of the {receipts:,} answers has a signed receipt."
+        f"same in every run, and each of the {receipts:,} batches that they came in has a signed receipt."
     )
 
 

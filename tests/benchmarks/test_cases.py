@@ -1,0 +1,119 @@
+"""A case is a method's file with exactly what the options name changed; what cannot be is refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reproduction.cases import CONFIGS, Case, CaseError, methods_of, require_teacher, resolve
+from benchmarks.reproduction.planned import read_plan
+from distill_client.config import load_config
+from tests.benchmarks.made_up import folders, found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folders(tmp_path)
+    return tmp_path
+
+
+def test_without_options_it_is_the_file_itself(root: Path) -> None:
+    assert found(root).config == load_config(root / "configs" / "fashion-mnist" / "ours.toml")
+
+
+def test_fewer_answers_take_the_file_that_is_for_so_many(root: Path) -> None:
+    few = found(root, answers=2_500).config
+    assert (few.budget_images, few.synthesis.images, few.student.augmentation) == (2_500, 500, "mixup")
+    many = found(root, answers=5_001).config
+    assert (many.budget_images, many.synthesis.images, many.student.augmentation) == (5_001, 3_001, "none")
+
+
+def test_a_smaller_pool_leaves_the_budget(root: Path) -> None:
+    config = found(root, pool_images=250).config
+    assert (config.pool.images, config.synthesis.images, config.budget_images) == (250, 49_750, 50_000)
+
+
+def test_a_method_that_buys_only_the_pool_buys_the_smaller_pool(root: Path) -> None:
+    config = found(root, method="standard-kd", pool_images=250).config
+    assert (config.pool.images, config.synthesis.images, config.budget_images) == (250, 0, 250)
+
+
+def test_a_second_pool_counts(root: Path) -> None:
+    config = found(root, method="two-pools", answers=10_000).config
+    assert (config.synthesis.images, config.budget_images) == (6_000, 10_000)
+    assert found(root, method="two-pools", pool_images=500).config.synthesis.images == 51_000
+
+
+def test_every_option_changes_what_it_names(root: Path) -> None:
+    config = found(root, seed=7, student="lenet5", pool="random").config
+    assert (config.seed, config.student.network, config.pool.balanced) == (7, "lenet5", False)
+    other = found(root, pool_dataset="mnist").config
+    assert (other.pool.dataset, other.pool.labels, other.evaluation.dataset) == ("mnist", "ignore", "fashion-mnist")
+    assert not other.baselines.student_alone
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "imagenet"}, "--dataset is 'imagenet'; allowed are fashion-mnist"),
+        ({"dataset": "../fashion-mnist"}, "--dataset is"),
+        (
+            {"method": "magic"},
+            "--method is 'magic'; allowed for fashion-mnist are fs-bbt, ours, standard-kd,",
+        ),
+        ({"answers": 1_999}, "--answers is 1,999; what ours buys begins at 2,000"),
+        ({"method": "standard-kd", "answers": 5_000}, "--answers is 5,000; what standard-kd buys is 2,000, its pool"),
+        ({"pool_images": -1}, "pool.images"),
+    ],
+)
+def test_what_cannot_be_is_refused(root: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(CaseError) as error:
+        found(root, **options)
+    assert message in str(error.value)
+
+
+def test_a_teacher_that_is_not_there_is_named_with_what_makes_it(root: Path) -> None:
+    (root / "bundles" / "fashion-mnist-lenet5" / "teacher.toml").unlink()
+    with pytest.raises(CaseError, match="teacher train --dataset fashion-mnist --network lenet5 --out"):
+        require_teacher(found(root))
+
+
+def test_a_folder_is_of_one_experiment(root: Path) -> None:
+    options: list[dict[str, object]] = [
+        {},
+        {"seed": 2},
+        {"answers": 2_500},
+        {"student": "lenet5"},
+        {"pool": "random"},
+        {"pool_images": 250},
+        {"disclosure": "label"},
+        {"method": "fs-bbt"},
+    ]
+    assert len({found(root, **each).folder_name for each in options}) == len(options)
+
+
+def test_the_command_names_what_differs() -> None:
+    case = Case("mnist", "ours", 2, student="lenet5", answers=2_600, disclosure="probabilities;decimals=2")
+    assert case.command() == (
+        ".venv/bin/python benchmarks/paper.py --dataset mnist --method ours --seeds 2 --student lenet5 "
+        "--answers 2600 --disclosure 'probabilities;decimals=2'"
+    )
+    assert "--seeds" not in case.command("1,2,3")
+
+
+def test_the_projects_plan_can_be_resolved_and_compares_like_with_like() -> None:
+    cases = read_plan()
+    experiments = [resolve(case) for case in cases]
+    assert len({experiment.folder_name for experiment in experiments}) == len(cases)
+    for experiment in experiments:
+        config = experiment.config
+        assert config.evaluation.dataset == experiment.case.dataset
+        assert config.evaluation.held_out_fraction == 0, "every bought answer is learnt from"
+        assert config.teacher.name.startswith(experiment.case.dataset)
+
+
+@pytest.mark.parametrize("dataset", ["fashion-mnist", "mnist", "cifar10", "cifar100"])
+def test_all_methods_of_a_data_set_have_the_same_pool_teacher_and_student(dataset: str) -> None:
+    methods = methods_of(dataset)
+    assert {"ours", "fs-bbt", "standard-kd", "standard-kd-tuned", "bbkd"} <= set(methods)
+    wholes = [load_config(CONFIGS / dataset / f"{method}.toml") for method in methods]
+    assert len({(each.pool, each.teacher.name, each.student.network, each.evaluation) for each in wholes}) == 1

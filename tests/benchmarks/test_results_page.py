@@ -1,0 +1,114 @@
+"""docs/results.md and the README say what the committed results say, and nothing else."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reproduction.curves import curve_name, draw_curve, points_of
+from benchmarks.reproduction.outcomes import Section, read_sections
+from benchmarks.reproduction.rows import Measured, append_row
+from benchmarks.reproduction.tables import case_table, curves, main_tables, proof, readme_table, target_table
+from benchmarks.results_page import CURVES, PAGE, PageError, filled, pages, pictures
+from tests.benchmarks.made_up import folders, found, row
+
+PLAN = """
+[[group]]
+about = "all"
+section = "main"
+dataset = "fashion-mnist"
+methods = ["standard-kd", "fs-bbt", "ours"]
+[[group]]
+about = "few"
+section = "curve"
+dataset = "fashion-mnist"
+methods = ["ours"]
+answers = [2_500, 5_000]
+[[group]]
+about = "a case"
+section = "case"
+dataset = "fashion-mnist"
+methods = ["ours"]
+disclosures = ["label"]
+"""
+
+
+@pytest.fixture
+def sections(tmp_path: Path) -> tuple[Section, ...]:
+    """Three seeds of ours and one of FS-BBT at the whole budget, two of few answers; none of labels."""
+    places = folders(tmp_path)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    results = tmp_path / "results"
+    alone = {"student_alone": Measured(accuracy=0.81, agreement=0.82)}
+    append_row(row(found(tmp_path, method="standard-kd"), accuracy=0.83, baselines=alone), results)
+    append_row(row(found(tmp_path, method="fs-bbt"), accuracy=0.8473), results)
+    for seed, accuracy in ((1, 0.87), (2, 0.872), (3, 0.874)):
+        append_row(row(found(tmp_path, seed=seed), accuracy=accuracy), results)
+    for answers, accuracy in ((2_500, 0.84), (5_000, 0.85)):
+        for seed in (1, 2):
+            experiment = found(tmp_path, seed=seed, answers=answers)
+            append_row(row(experiment, accuracy=accuracy, resumed=True), results)
+    superseded = found(tmp_path, student="lenet5")  # in no plan
+    append_row(row(superseded, accuracy=0.99), results)
+    return read_sections(tmp_path / "plan.toml", **places, results=results)
+
+
+def test_the_pages_are_those_of_the_committed_results() -> None:
+    sections = read_sections()
+    for path, text in pages(sections).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run benchmarks/results_page.py"
+    wanted = set(pictures(sections))
+    assert {path.name for path in CURVES.glob("*.svg")} == wanted
+    assert set(re.findall(r"\(curves/([^)]+)\)", PAGE.read_text(encoding="utf-8"))) == wanted
+
+
+def test_a_main_table_has_means_deviations_and_what_was_published(sections: tuple[Section, ...]) -> None:
+    table = main_tables(sections).split("###")[1]
+    assert "| **ours** | 50,000 | 87.20 ± 0.20 % | 89.20 ± 0.20 % | 100 | `.venv/bin/python" in table
+    assert "| FS-BBT, one pool | 50,000 | 84.73 % (1 seed) |" in table
+    assert "| student-alone: true labels of the pool | 0 | 81.00 % (1 seed) | 82.00 % (1 seed) |" in table
+    assert "*published: DivBFKD (teacher 90.90 %)* | *about 2.0 million* | *86.50 ± 0.18 %*" in table
+    assert "| goal | 50,000 | 88.0 %: 0.80 short |" in table
+    assert "99.00" not in table
+
+
+def test_targets_say_how_far_we_came(sections: tuple[Section, ...]) -> None:
+    first = target_table(sections).splitlines()[2]
+    cells = [cell.strip() for cell in first.split("|")[1:-1]]
+    assert cells[:4] == ["Fashion-MNIST, LeNet5-half", "88.0 %", "87.20 ± 0.20 %", "0.80 short"]
+    assert cells[4:] == ["84.73 %", "2,500", "84.00 ± 0.00 % with 2,500", "0.73 short; reached with 5,000"]
+    assert "not run yet" in target_table(sections).splitlines()[3]
+
+
+def test_a_case_without_rows_is_not_run_yet(sections: tuple[Section, ...]) -> None:
+    assert "| Fashion-MNIST: a case: `label` | **ours** | LeNet5-half | 50,000 | not run yet |" in case_table(
+        sections
+    )
+
+
+def test_the_readme_has_what_was_measured_alone(sections: tuple[Section, ...]) -> None:
+    rows = readme_table(sections).splitlines()[2:]
+    assert len(rows) == 1
+    assert "| 84.73 % (1 seed) (50,000) | 87.20 ± 0.20 % (50,000) | 84.00 ± 0.00 % (2,500) |" in rows[0]
+    assert "84.73 (50,000 (52,000 by its code)); 86.50 (about 2.0 million)" in rows[0]
+    assert proof(sections).startswith("9 runs, 217,000 images: ")
+
+
+def test_a_picture_is_of_its_data(sections: tuple[Section, ...], tmp_path: Path) -> None:
+    outcomes = curves(sections)["fashion-mnist", "lenet5-half"]
+    points = points_of(outcomes)
+    assert [answers for answers, _, _ in points["ours"]] == [2_500, 5_000, 50_000]
+    name = curve_name("fashion-mnist", "lenet5-half", points)
+    draw_curve(tmp_path / "one" / name, "fashion-mnist", "lenet5-half", points)
+    draw_curve(tmp_path / "two" / name, "fashion-mnist", "lenet5-half", points)
+    assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    fewer = {method: line[:-1] for method, line in points.items()}
+    assert curve_name("fashion-mnist", "lenet5-half", fewer) != name
+
+
+def test_prose_around_a_block_stays(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- generated: main by us -->\nold\n<!-- end -->\nafter\n")
+    assert filled(page, {"main": "new"}) == "before\n<!-- generated: main by us -->\nnew\n<!-- end -->\nafter\n"
+    with pytest.raises(PageError, match="other"):
+        filled(page, {"main": "new", "other": "table"})
