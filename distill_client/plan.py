@@ -35,6 +35,7 @@ class PlanCost:
     cvae: int = 0
     views: int = 0
     active: int = 0
+    gan: int = 0
     rounds: int = 0
 
     @property
@@ -75,7 +76,8 @@ class Plan:
 
     Mixed: lambda_n float64 times pool image first_n plus the rest of pool image second_n (int64 indices).
     Generated: decoded from z_nd float32 under the condition classes_n int64. Mixed views: as ``views`` says.
-    Active: so many, chosen by what students think of them. These and views are bought in ``rounds``, if not 0.
+    Active: so many, chosen by what students think of them. These and views are bought in ``rounds``, if not 0. GAN:
+    so many, chosen by a student too.
     ``second_pool_images`` real images are bought beside them, for the CVAE to learn from.
     """
 
@@ -88,6 +90,7 @@ class Plan:
     views: ViewPlan
     second_pool_images: int = 0
     active_images: int = 0
+    gan_images: int = 0
     rounds: int = 0
 
     @property
@@ -100,6 +103,7 @@ class Plan:
             cvae=len(self.classes_n),
             views=len(self.views),
             active=self.active_images,
+            gan=self.gan_images,
             rounds=self.rounds,
         )
 
@@ -113,12 +117,12 @@ def draw_plan(
     second_pool_images: int = 0,
     rounds: int = 0,
 ) -> Plan:
-    """Plan exactly ``config.images`` synthetic images over a pool: FS-BBT's sections 3.1 and 3.2, or mixed views.
+    """Plan exactly ``config.images`` synthetic images over a pool: as FS-BBT (sections 3.1 and 3.2) or another method.
 
     Where a CVAE is to learn from a second pool, its ``second_pool_images`` that are not in the first are bought too.
     Raises ConfigError when the pool is too small for that many different blends.
     """
-    by_method = {"fs-bbt": 0, "mixed-views": 0, "active-mixup": 0, config.method: config.images}
+    by_method = {"fs-bbt": 0, "mixed-views": 0, "active-mixup": 0, "wgan-gp": 0, config.method: config.images}
     active = by_method["active-mixup"]
     _require_pairs(config.active, active, pool_images)
     blends = by_method["fs-bbt"]
@@ -126,8 +130,13 @@ def draw_plan(
     generated = blends - len(lambda_n)
     z_nd, classes_n = _draw_cvae(config.cvae, generated, classes, numpy_generator(seed, "plan.cvae"))
     views = draw_views(config.views, by_method["mixed-views"], pool_images, numpy_generator(seed, "plan.views"))
-    second_pool_images = second_pool_images if generated else 0
-    return Plan(pool_images, first_n, second_n, lambda_n, z_nd, classes_n, views, second_pool_images, active, rounds)
+    return Plan(
+        *(pool_images, first_n, second_n, lambda_n, z_nd, classes_n, views),
+        second_pool_images=second_pool_images if generated else 0,
+        active_images=active,
+        gan_images=by_method["wgan-gp"],
+        rounds=rounds,
+    )
 
 
 def draw_held_out(config: RunConfig, bought: int) -> NDArray[np.bool_]:

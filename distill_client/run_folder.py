@@ -10,6 +10,7 @@ answers.sqlite       recorded batches, paid answers and their receipts
 batches.json         the batches' idempotency keys, for when answers.sqlite is lost
 evidence/            what is held against the teacher, if anything
 cvae.safetensors     the trained CVAE
+gan.safetensors      the trained GAN, its generator and its critic
 checkpoints/         trainings that are under way
 rounds/              of a run that buys in rounds: what each added, and what was chosen for it
 contenders/          a trained network each: student, standard_kd, student_alone; interim-0, interim-1, ...
@@ -134,6 +135,11 @@ class RunFolder:
     def cvae_path(self) -> Path:
         """The trained CVAE's weights."""
         return self.path / "cvae.safetensors"
+
+    @property
+    def gan_path(self) -> Path:
+        """The trained GAN's weights."""
+        return self.path / "gan.safetensors"
 
     def checkpoint_path(self, contender: str) -> Path:
         """Where a contender's training is saved while it lasts."""

@@ -22,6 +22,7 @@ from distill_client.config.student import Tail as Tail
 from distill_client.config.student import TrainingConfig as TrainingConfig
 from distill_client.config.synthesis import ActiveConfig as ActiveConfig
 from distill_client.config.synthesis import CvaeConfig as CvaeConfig
+from distill_client.config.synthesis import GanConfig as GanConfig
 from distill_client.config.synthesis import MixupConfig as MixupConfig
 from distill_client.config.synthesis import SynthesisConfig as SynthesisConfig
 from distill_client.config.synthesis import ViewsConfig as ViewsConfig

@@ -75,19 +75,40 @@ class ActiveConfig(Section):
         return self
 
 
+class GanConfig(Section):
+    """A WGAN-GP, trained on the pool alone; what it makes is balanced over the classes that a student sees in it.
+
+    The networks and the loss are DivBFKD's (section 3.1). The defaults of ``width``, ``batch_size``, ``epochs`` and
+    ``learning_rate`` are for minutes on one core; DivBFKD's are 256, 250, 1,000 for Fashion-MNIST and 5e-5, and its
+    ``latent`` is 100 for MNIST, 200 for Fashion-MNIST and 256 for others.
+    """
+
+    latent: int = Field(200, ge=1, le=4096)
+    width: int = Field(32, ge=8, le=4096, description="channels of the generator's first map")
+    epochs: Positive = 100
+    batch_size: Positive = 64
+    learning_rate: float = Field(5e-4, gt=0, description="RMSprop's, of both networks")
+    critic_steps: Positive = Field(5, description="of the critic, for each of the generator")
+    gradient_penalty: float = Field(10.0, gt=0)
+    candidates_per_image: Positive = Field(
+        4, description="at most so many images are generated for each that is bought, until classes are balanced"
+    )
+
+
 class SynthesisConfig(Section):
     """How many images are invented and bought beside the pool, and by what.
 
     "fs-bbt" blends raw pairs and has a CVAE's images where a blend would be an original; "mixed-views" is ours;
-    "active-mixup" is BBKD's, which lets the students of each round choose the next.
+    "active-mixup" is BBKD's, which lets the students of each round choose the next; "wgan-gp" is DivBFKD's generator.
     """
 
     images: int = Field(ge=0, le=10_000_000)
-    method: Literal["fs-bbt", "mixed-views", "active-mixup"] = "fs-bbt"
+    method: Literal["fs-bbt", "mixed-views", "active-mixup", "wgan-gp"] = "fs-bbt"
     views: ViewsConfig = ViewsConfig()
     active: ActiveConfig = ActiveConfig()
     mixup: MixupConfig = MixupConfig()
     cvae: CvaeConfig = CvaeConfig()
+    gan: GanConfig = GanConfig()
 
     @property
     def has_second_pool(self) -> bool:

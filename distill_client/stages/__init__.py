@@ -7,7 +7,7 @@ then that was recorded before, and a method draws from the run's seed and from w
 
 from collections.abc import Iterator
 
-from distill_client.stages import active_mixup, fs_bbt, mixed_views
+from distill_client.stages import active_mixup, fs_bbt, mixed_views, wgan_gp
 from distill_client.stages.stage import Stage as Stage
 from distill_client.stages.stage import Walk as Walk
 from distill_client.stages.stage import taught_stages as taught_stages
@@ -16,6 +16,7 @@ _METHODS = {
     "fs-bbt": fs_bbt.stages,
     "mixed-views": mixed_views.stages,
     "active-mixup": active_mixup.stages,
+    "wgan-gp": wgan_gp.stages,
 }
 
 

@@ -11,6 +11,7 @@ from distill_client.stages.stage import SECOND_POOL, Stage, Walk
 from distill_client.student.targets import answered_rows, top_classes
 from distill_client.synthesis.cvae import generate, train_cvae
 from distill_client.synthesis.cvae_networks import create_cvae
+from distill_client.synthesis.epochs import Epochs
 from distill_client.synthesis.mixup import mix_pairs
 from shared.wire.images import Images
 
@@ -45,8 +46,8 @@ def _generate(walk: Walk) -> Iterable[Images]:
     if folder.cvae_path.exists():
         restore_network(cvae, folder.cvae_path)
     else:
+        heard, checkpoint_path = walk.reporter.training("CVAE"), folder.checkpoint_path("cvae")
         with folder.timed("train_cvae"):
-            heard = walk.reporter.training("CVAE")
             answered_n = answered_rows(pool.values)
             train_cvae(
                 cvae,
@@ -54,7 +55,8 @@ def _generate(walk: Walk) -> Iterable[Images]:
                 pool.images_nhwc if answered_n.all() else pool.images_nhwc[answered_n],
                 top_classes(pool.values[answered_n]),
                 torch_generator(seed, "cvae.training", walk.device),
-                lambda epoch: heard(epoch, config.epochs, float("nan")),
+                Epochs(lambda epoch: heard(epoch, config.epochs, float("nan")), checkpoint_path),
             )
         save_network(cvae, folder.cvae_path)
+        checkpoint_path.unlink(missing_ok=True)
     return generate(cvae, plan.z_nd, plan.classes_n)

@@ -4,7 +4,7 @@ It conditions on the teacher's own top class of each pool image, bought already 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from distill_client.config import CvaeConfig
 from distill_client.errors import ConfigError
 from distill_client.synthesis.cvae_networks import Cvae
+from distill_client.synthesis.epochs import UNSAVED, Epochs, GenerativeTraining
 from distill_client.synthesis.quantise import quantise
 
 # Bounds the float32 copies of one batch of generated images: 256 images of 28x28x1 down to 111 of 224x224x3.
@@ -30,20 +31,21 @@ def train_cvae(
     pool_nhwc: NDArray[np.uint8],
     classes_n: NDArray[np.int64],
     generator: torch.Generator,
-    progress: Callable[[int], None] | None = None,
+    epochs: Epochs = UNSAVED,
 ) -> None:
     """Train in place, on the device the weights are on, all pool images under the teacher's top class of each.
 
     The loss is the published one, per image: the sum over pixels of the binary cross-entropy plus the divergence of
     the latent from N(0, I). The released code sets 5 % of the pool aside and only prints their loss; here they train
-    too. ``progress`` hears of every finished epoch, from 1. Raises ConfigError when the training diverges.
+    too. A training that was killed goes on after the last of its ``epochs`` that was saved, and ends as if it had
+    never stopped. Raises ConfigError when the training diverges, RunStoreError when what was saved is damaged.
     """
     device = next(cvae.parameters()).device
     condition = _one_hot(classes_n, cvae.classes).to(device)
     part_images = max(1, _PART_VALUES // math.prod(cvae.image_chw))
     optimiser = torch.optim.Adam(cvae.parameters(), lr=config.learning_rate, fused=True)
     cvae.train()
-    for epoch in range(1, config.epochs + 1):
+    for epoch in epochs.of(GenerativeTraining(cvae, (optimiser,), generator), config.epochs):
         order = torch.randperm(len(pool_nhwc), generator=generator, device=generator.device).to(device)
         noise = torch.randn(len(pool_nhwc), config.latent, generator=generator, device=generator.device).to(device)
         summed_loss = torch.zeros((), device=device)
@@ -62,8 +64,6 @@ def train_cvae(
                 f"synthesis.cvae.learning_rate is {config.learning_rate}; the training diverged in epoch {epoch}, "
                 "so it must be smaller"
             )
-        if progress is not None:
-            progress(epoch)
 
 
 def _summed_loss(

@@ -102,6 +102,12 @@ def test_z_as_released_is_gaussian_for_the_first_classes_and_uniform_for_the_las
     assert per_class.max() - per_class.min() <= 1
 
 
+def test_a_gan_makes_all_that_is_not_of_the_pool() -> None:
+    plan = draw_plan(SynthesisConfig(images=600, method="wgan-gp"), pool_images=40, classes=10, seed=5)
+    assert plan.cost.phases() == {"pool": 40, "gan": 600}
+    assert plan.cost.total == plan.cost.taught == 640
+
+
 def test_a_second_pool_is_bought_only_where_a_cvae_learns_from_it() -> None:
     def cost(images: int) -> PlanCost:
         config = SynthesisConfig(images=images, cvae=CvaeConfig(pool="second"))

@@ -8,6 +8,7 @@ from distill_client.randomness import torch_generator
 from distill_client.synthesis import cvae as cvae_module
 from distill_client.synthesis.cvae import train_cvae
 from distill_client.synthesis.cvae_networks import Cvae, create_cvae
+from distill_client.synthesis.epochs import Epochs
 
 MLP = CvaeConfig(network="mlp", latent=2, epochs=40, batch_size=32, learning_rate=3e-3)
 
@@ -39,7 +40,7 @@ def test_mlp_learns_to_draw_the_class_it_is_asked_for() -> None:
     pool_nhwc, classes_n = two_kinds_of_images()
     generator = torch_generator(1, "cvae")
     cvae = create_cvae(MLP, image_hwc=(28, 28, 1), classes=2, generator=generator)
-    train_cvae(cvae, MLP, pool_nhwc, classes_n, generator, epochs.append)
+    train_cvae(cvae, MLP, pool_nhwc, classes_n, generator, Epochs(epochs.append))
     assert epochs == list(range(1, 41))
 
     wanted = np.arange(60) % 2
