@@ -118,12 +118,14 @@ class Row(_Part):
 
         Of a configuration from before this program learnt more keys, what it does not name must have its default.
         """
-        case = experiment.case
-        named = (self.dataset, self.method, self.disclosure) == (case.dataset, case.method, case.disclosure)
-        if not named or self.teacher.weights_sha256 != experiment.weights_sha256:
+        case, config = experiment.case, experiment.config
+        mine = (self.dataset, self.method, self.disclosure, self.teacher.weights_sha256)
+        if mine != (case.dataset, case.method, case.disclosure, experiment.weights_sha256):
             return False
+        if (self.seed, self.student, self.answers) != (config.seed, config.student.network, config.budget_images):
+            return False  # what follows takes its time
         try:
-            return RunConfig.model_validate(self.config) == experiment.config
+            return RunConfig.model_validate(self.config) == config
         except ValidationError:  # of a key that this program has no more
             return False
 

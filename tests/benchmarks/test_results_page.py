@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.reproduction.curves import curve_name, draw_curve, points_of
 from benchmarks.reproduction.outcomes import Section, read_sections
+from benchmarks.reproduction.published import TARGETS
 from benchmarks.reproduction.rows import Measured, append_row
-from benchmarks.reproduction.tables import case_table, curves, main_tables, proof, readme_table, target_table
+from benchmarks.reproduction.tables import METHODS, case_table, curves, main_tables, proof, readme_table, target_table
 from benchmarks.results_page import CURVES, PAGE, PageError, filled, pages, pictures
 from tests.benchmarks.made_up import folders, found, row
 
@@ -60,6 +61,15 @@ def test_the_pages_are_those_of_the_committed_results() -> None:
     wanted = set(pictures(sections))
     assert {path.name for path in CURVES.glob("*.svg")} == wanted
     assert set(re.findall(r"\(curves/([^)]+)\)", PAGE.read_text(encoding="utf-8"))) == wanted
+
+
+def test_the_pages_know_every_method_and_student_of_the_plan() -> None:
+    for section in read_sections():
+        assert section.blocked == (), "a case of the plan cannot be run"
+        for outcome in section.outcomes:
+            assert outcome.experiment.case.method in METHODS
+            if section.group.section != "case":
+                assert (section.group.dataset, outcome.student) in TARGETS
 
 
 def test_a_main_table_has_means_deviations_and_what_was_published(sections: tuple[Section, ...]) -> None:
