@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 
-from distill_client.config import Augmentation, RunConfig
+from distill_client.config import Augmentation, EnsembleConfig, RunConfig
 from distill_client.durable import write_durably
 from distill_client.errors import ConfigError, RunStoreError
 from distill_client.pool import Pool
@@ -19,6 +19,7 @@ from distill_client.randomness import torch_generator
 from distill_client.student.augmentation import with_blends, without_blends
 from distill_client.student.checkpoint import Checkpoint
 from distill_client.student.ensemble import Ensemble, prior_shift
+from distill_client.student.lending import call_ranks
 from distill_client.student.lessons import Lessons
 from distill_client.student.losses import Loss, targets_for
 from distill_client.student.networks import create_student
@@ -60,11 +61,9 @@ def prepare_lessons(
 
     lessons = {STUDENT: answered(taught, config.student.augmentation)}
     if loss.name == "labels":
-        lessons[STUDENT] = replace(
-            lessons[STUDENT],
-            prior_shift_k=_prior_shift(config, bought, taught, in_pool, classes),
-            label_only=config.label_only if config.label_only.ensemble else None,
-        )
+        shift_k = _prior_shift(config, bought, taught, in_pool, classes)
+        lessons[STUDENT] = replace(lessons[STUDENT], prior_shift_k=shift_k)
+    lessons[STUDENT] = replace(lessons[STUDENT], label_only=_ensemble(config, loss))
     if config.baselines.standard_kd:
         lessons[STANDARD_KD] = answered(in_pool, config.baselines.standard_kd_augmentation)
     if config.baselines.student_alone and pool.truth_n is not None:
@@ -78,13 +77,18 @@ def prepare_lessons(
 def describe_learning(config: RunConfig, loss: Loss) -> str:
     """How our student learns, in a line."""
     said = [loss.sentence]
-    if loss.name == "labels" and config.label_only.ensemble:
-        said.append(
-            f"the student also from an ensemble of {counted(config.label_only.ensemble, 'student')} of the labels"
-        )
+    if (taught_by := _ensemble(config, loss)) is not None:
+        answers = "labels" if loss.name == "labels" else "answers"
+        said.append(f"the student also from an ensemble of {counted(taught_by.ensemble, 'student')} of the {answers}")
     if loss.name == "labels" and config.label_only.prior_correction:
         said.append("corrected for the prior of synthetic images")
     return "; ".join(said)
+
+
+def _ensemble(config: RunConfig, loss: Loss) -> EnsembleConfig | None:
+    """The ensemble that teaches our student beside the answers; none where what is missing of them is one event."""
+    taught_by = config.label_only if loss.name == "labels" else config.amplification
+    return taught_by if taught_by.ensemble and loss.name != "lumped tail" else None
 
 
 def _prior_shift(
@@ -130,6 +134,7 @@ def train_contender(
         network = fresh_network(config, image_hwc=(height, width, channels), classes=classes, weights=weights)
         generator = torch_generator(config.seed, f"train.{name}", device)
         network = network.to(device)
+        call_ranks(config.student.network, taught, config.training, generator.initial_seed(), device)
         return network, train_student(network, taught, config.training, generator, Checkpoint(path), heard)
 
     if (label_only := lessons.label_only) is None:
@@ -159,7 +164,8 @@ def _member_checkpoints(checkpoint_path: Path, count: int) -> list[Path]:
 
 def remove_checkpoints(config: RunConfig, checkpoint_path: Path) -> None:
     """Remove what ``train_contender`` left at and beside ``checkpoint_path``, once the contender is kept."""
-    for path in [checkpoint_path, *_member_checkpoints(checkpoint_path, config.label_only.ensemble)]:
+    members = max(config.label_only.ensemble, config.amplification.ensemble)
+    for path in [checkpoint_path, *_member_checkpoints(checkpoint_path, members)]:
         path.unlink(missing_ok=True)
 
 

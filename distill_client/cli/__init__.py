@@ -4,6 +4,7 @@ An experiment is a TOML file; flags only say where the teacher is, who it is, wh
 used. The key is read from DISTILL_API_KEY, never from a flag, where other users of the machine would see it.
 """
 
+import os
 from typing import NoReturn
 
 import typer
@@ -42,11 +43,20 @@ app.add_typer(teachers.app, name="teacher")
 def main() -> None:
     """Entry point: an expected failure is one line on stderr and its exit code, never a traceback."""
     try:
-        app()
+        _run()
     except DistillError as error:
         _say_and_exit(str(error), error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written
         _say_and_exit(str(error), RunStoreError.exit_code)
+
+
+def _run() -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from distill_client.student.lending import run_on_first_rank  # torch takes two seconds
+
+        run_on_first_rank(app)
+    else:
+        app()
 
 
 def _say_and_exit(message: str, exit_code: int) -> NoReturn:

@@ -13,6 +13,7 @@ from torch import nn
 
 from distill_client.durable import write_durably
 from distill_client.errors import RunStoreError
+from distill_client.student.ranks import Ranks
 from shared.networks.training_state import restore_training, training_tensors
 
 
@@ -55,9 +56,7 @@ def fingerprint(*parts: bytes | str | Iterable[bytes]) -> str:
 
 def save_checkpoint(path: Path, state: TrainingState, training: str) -> None:
     """Write the state so that ``path`` holds the old or the new one whole, whenever the process dies."""
-    tensors = training_tensors(state.network, state.optimiser, state.generator)
-    tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.items()}
-    tensors |= {"order": state.order, "summed_loss": state.summed_loss}
+    tensors = _tensors(state)
     record = json.dumps({"training": training, "step": state.step, "metrics": state.metrics})
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"record": record})
 
@@ -65,13 +64,14 @@ def save_checkpoint(path: Path, state: TrainingState, training: str) -> None:
     write_durably(path, content)
 
 
-def restore_checkpoint(path: Path, state: TrainingState, training: str) -> None:
-    """Bring a fresh ``state`` to the saved one; a file that is not there leaves it fresh.
+def restore_checkpoint(checkpoint: Checkpoint | None, state: TrainingState, training: str) -> None:
+    """Bring a fresh ``state`` to the saved one; where there is no checkpoint, or no file yet, it stays fresh.
 
     Raises RunStoreError when the file is damaged or was written by another training.
     """
-    if not path.exists():
+    if checkpoint is None or not checkpoint.path.exists():
         return
+    path = checkpoint.path
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})["record"])
@@ -85,6 +85,21 @@ def restore_checkpoint(path: Path, state: TrainingState, training: str) -> None:
         state.step, state.metrics = int(record["step"]), list(record["metrics"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunStoreError(f"{path}: the checkpoint is damaged ({error}); remove it to train afresh") from error
+
+
+def follow_first_rank(state: TrainingState, ranks: Ranks) -> None:
+    """Bring the state of every rank to that of rank 0, which may have read a checkpoint."""
+    state.step, state.metrics = ranks.told((state.step, state.metrics))
+    if ranks.count == 1 or state.step == 0:  # before the first step all are equal, and there are no moments yet
+        return
+    own = {name: tensor.cpu() for name, tensor in _tensors(state).items()} if ranks.number == 0 else None
+    _restore_tensors(state, ranks.told(own))
+
+
+def _tensors(state: TrainingState) -> dict[str, torch.Tensor]:
+    tensors = training_tensors(state.network, state.optimiser, state.generator)
+    tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.items()}
+    return tensors | {"order": state.order, "summed_loss": state.summed_loss}
 
 
 def _restore_tensors(state: TrainingState, saved: dict[str, torch.Tensor]) -> None:

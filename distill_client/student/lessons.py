@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill_client.config import Augmentation, AugmentationConfig, LabelOnlyConfig
+from distill_client.config import Augmentation, AugmentationConfig, EnsembleConfig
 from distill_client.student.ensemble import Ensemble
 
 # On a GPU as many bytes of images stay there for the whole training; more are sent to it batch by batch.
@@ -34,7 +34,7 @@ class Lessons:
     bounds: AugmentationConfig = field(default_factory=AugmentationConfig)
     rows_n: NDArray[np.int64] | None = None
     prior_shift_k: NDArray[np.float32] | None = None
-    label_only: LabelOnlyConfig | None = None
+    label_only: EnsembleConfig | None = None
     ensemble: Ensemble | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class LessonImages:
     def batch(self, lessons_n: torch.Tensor) -> torch.Tensor:
         """The images of the lessons with these numbers (int64, on the device)."""
         if self._resident is not None:
-            chosen = self._resident[lessons_n]
+            chosen = self._resident.index_select(0, lessons_n)
         else:
             chosen = torch.from_numpy(self._lessons.gather(lessons_n.cpu().numpy())).to(self._device)
         return chosen.permute(0, 3, 1, 2).float().div_(255)

@@ -15,11 +15,13 @@ from distill_client.student.checkpoint import (
     Checkpoint,
     TrainingState,
     fingerprint,
+    follow_first_rank,
     restore_checkpoint,
     save_checkpoint,
 )
 from distill_client.student.lessons import LessonImages, Lessons
 from distill_client.student.losses import Targets
+from distill_client.student.ranks import Ranks
 from shared.networks.penalty import parameter_groups
 
 # A run reports, and adds a row to its metrics, this many times. Reading the loss makes a GPU wait, so not every step.
@@ -65,12 +67,17 @@ def train_student(
     goes on where it was last saved and ends as if it had never stopped. ``progress`` hears (step, total steps, loss);
     a row of metrics is step, loss (the mean since the row before) and learning_rate.
 
-    Raises RunStoreError when the checkpoint is damaged or belongs to another training, ConfigError on divergence.
+    Where torchrun started several processes (``ranks``), each of them calls this with the same arguments, on a device
+    of its own; rank 0 alone reads and writes the checkpoint.
+
+    Raises RunStoreError when the checkpoint is damaged or belongs to another training, ConfigError on divergence and
+    for batches that are too small for the processes.
     """
     # Dropout draws from torch's global generator, on every device: it is lent the seed and put back.
     with torch.random.fork_rng():
         torch.manual_seed(generator.initial_seed())
-        return train_inside(network, lessons, config, generator, checkpoint, progress)
+        kept = checkpoint if Ranks.here().number == 0 else None
+        return train_inside(network, lessons, config, generator, kept, progress)
 
 
 def train_inside(
@@ -82,12 +89,14 @@ def train_inside(
     progress: Callable[[int, int, float], None] | None,
 ) -> list[dict[str, float]]:
     """The loop of ``train_student``, which see, while torch's generator is the training's own."""
-    device = next(network.parameters()).device
-    network.to(memory_format=torch.channels_last).train()
+    device, ranks = next(network.parameters()).device, Ranks.here()
+    learner: Callable[..., torch.Tensor] = ranks.learner(network.to(memory_format=torch.channels_last).train())
+    learner = torch.compile(learner) if config.compile else learner
     optimiser = torch.optim.Adam(parameter_groups(network, config.l2), lr=config.learning_rate, fused=True)
     images, targets = LessonImages(lessons, device), Targets.of(lessons.targets_nk, device)
     shift_k = torch.tensor(0.0 if lessons.prior_shift_k is None else lessons.prior_shift_k).to(device)
     batch_size = min(config.batch_size, len(lessons))
+    part, weight = ranks.part(batch_size), ranks.weight(batch_size)
     total = total_steps(config, len(lessons))
     report_every = max(1, total // _REPORTS)
 
@@ -96,9 +105,9 @@ def train_inside(
     state = TrainingState(
         network, optimiser, generator, averaged, torch.empty(0, device=device), torch.zeros((), device=device)
     )
-    if checkpoint is not None:
-        training = _fingerprint(network, lessons, config, generator)
-        restore_checkpoint(checkpoint.path, state, training)
+    training = _fingerprint(network, lessons, config, generator) if checkpoint else ""
+    restore_checkpoint(checkpoint, state, training)
+    follow_first_rank(state, ranks)
     saved_at = time.monotonic()
 
     while state.step < total:
@@ -111,17 +120,20 @@ def train_inside(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate
 
-        loss = answers.cross_entropy(network(batch) + shift_k)
+        ranks.reseed(generator.initial_seed(), state.step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            logits_nk = learner(batch[part]).float()
+        loss = answers[part].cross_entropy(logits_nk + shift_k) * weight
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        state.summed_loss += loss.detach()
+        state.summed_loss += ranks.mean(loss.detach())
         state.step += 1
 
         # A young average forgets faster, or the random start would weigh on it for 1 / (1 - decay) steps.
         decay = min(config.averaging_decay, state.step / (state.step + 9))
-        for name, average in averaged.items():
-            average.lerp_(weights[name], 1 - decay)
+        if averaged:
+            torch._foreach_lerp_(list(averaged.values()), list(weights.values()), 1 - decay)
 
         if state.step % report_every == 0 or state.step == total:
             mean_loss = float(state.summed_loss) / ((state.step - 1) % report_every + 1)

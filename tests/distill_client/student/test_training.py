@@ -230,3 +230,44 @@ def test_the_penalty_shrinks_convolutions_alone() -> None:
     free, penalised = norms(0.0), norms(1.0)
     assert penalised["conv2.weight"] < free["conv2.weight"] / 2
     assert penalised["dense1.weight"] > free["dense1.weight"] / 2
+
+
+def test_bfloat16_is_the_networks_alone_and_trains_nearly_the_same_student() -> None:
+    config = SCHEDULE.model_copy(update={"steps": 5})
+    exact, coarse = student(), student()
+    metrics = train_student(exact, lessons(), config, torch_generator(1, "training"))
+    config = config.model_copy(update={"precision": "bfloat16"})
+    coarse_metrics = train_student(coarse, lessons(), config, torch_generator(1, "training"))
+    assert not equal_weights(exact, coarse)
+    assert {tensor.dtype for tensor in coarse.state_dict().values()} == {torch.float32}
+    losses = [[row["loss"] for row in rows] for rows in (metrics, coarse_metrics)]
+    assert len(losses[0]) == 5
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_a_compiled_network_is_what_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's compiler without its code generator, whose minutes no test has."""
+    compiled: list[object] = []
+
+    def without_code(module: nn.Module) -> object:
+        compiled.append(module)
+        return compile_really(module, backend="eager")
+
+    compile_really = torch.compile
+    monkeypatch.setattr(torch, "compile", without_code)
+    plain, other = student(), student()
+    config = SCHEDULE.model_copy(update={"steps": 4})
+    train_student(plain, lessons(), config, torch_generator(1, "training"))
+    assert compiled == []
+    train_student(other, lessons(), config.model_copy(update={"compile": True}), torch_generator(1, "training"))
+    assert compiled == [other]
+    assert equal_weights(plain, other)
+
+
+def test_averages_of_all_weights_at_once_are_those_of_each() -> None:
+    weights = [torch.randn(7, 3), torch.randn(5)]
+    each, at_once = ([torch.zeros(7, 3), torch.zeros(5)] for _ in range(2))
+    for average, weight in zip(each, weights, strict=True):
+        average.lerp_(weight, 0.123)
+    torch._foreach_lerp_(at_once, weights, 0.123)
+    assert all(torch.equal(one, other) for one, other in zip(each, at_once, strict=True))
