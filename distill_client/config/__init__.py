@@ -15,6 +15,7 @@ from distill_client.config.section import Section as Section
 from distill_client.config.student import Augmentation as Augmentation
 from distill_client.config.student import AugmentationConfig as AugmentationConfig
 from distill_client.config.student import BaselineConfig as BaselineConfig
+from distill_client.config.student import EnsembleConfig as EnsembleConfig
 from distill_client.config.student import EvaluationConfig as EvaluationConfig
 from distill_client.config.student import LabelOnlyConfig as LabelOnlyConfig
 from distill_client.config.student import StudentConfig as StudentConfig

@@ -12,6 +12,7 @@ from distill_client.config.section import Positive, Section
 from distill_client.config.student import (
     AugmentationConfig,
     BaselineConfig,
+    EnsembleConfig,
     EvaluationConfig,
     LabelOnlyConfig,
     StudentConfig,
@@ -35,6 +36,7 @@ class RunConfig(Section):
     synthesis: SynthesisConfig
     student: StudentConfig
     training: TrainingConfig
+    amplification: EnsembleConfig = EnsembleConfig()
     label_only: LabelOnlyConfig = LabelOnlyConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     baselines: BaselineConfig = BaselineConfig()

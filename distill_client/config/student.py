@@ -47,12 +47,19 @@ class StudentConfig(Section):
     augmentation: Augmentation = "combination"
 
 
-class LabelOnlyConfig(Section):
+class EnsembleConfig(Section):
+    """Query-free amplification: students of the bought answers teach the last one about images nobody asked about."""
+
+    ensemble: int = Field(0, ge=0, le=16, description="students of the answers that teach the last one; 0 for none")
+    label_share: Fraction = Field(1.0, description="of a bought image's target, beside the ensemble's opinion of it")
+    blended_fraction: Fraction = Field(0.5, description="of each batch: unqueried blends, the ensemble's alone")
+
+
+class LabelOnlyConfig(EnsembleConfig):
     """What our student does about a teacher that names a class and nothing else; none of it costs a query."""
 
     ensemble: int = Field(3, ge=0, le=16, description="students of the labels that teach the last one; 0 for none")
     label_share: Fraction = Field(0.5, description="of a bought image's target, beside the ensemble's opinion of it")
-    blended_fraction: Fraction = Field(0.5, description="of each batch: unqueried blends, the ensemble's alone")
     prior_correction: bool = Field(
         False, description="take out of the student how often synthetic images are given each class"
     )

@@ -1,14 +1,14 @@
-"""Learning from labels alone: what students of the same labels agree on teaches more than the labels do.
+"""Query-free amplification: what students of the same answers agree on teaches more than the answers do.
 
-A label says which class, and nothing of how near the others were. Where a teacher gives no more, our student is
-trained so, and no further query is spent:
+A label says which class, and nothing of how near the others were; and of few answers, even whole ones, each student
+makes something else. So our student is trained thus, and no further query is spent:
 
-1. ``ensemble`` students, with weights and orders of their own, each learn the bought labels, on blends of two bought
-   images, x = s x1 + (1 - s) x2 with s ~ U(0, 1): ``-s log p_label1 - (1 - s) log p_label2``. Learning labels as they
-   are makes a student far too sure of itself, and an ensemble of such students too.
+1. ``ensemble`` students, with weights and orders of their own, each learn the bought answers, on blends of two bought
+   images, x = s x1 + (1 - s) x2 with s ~ U(0, 1); of labels: ``-s log p_label1 - (1 - s) log p_label2``. Learning
+   labels as they are makes a student far too sure of itself, and an ensemble of such students too.
 2. Our student then trains on batches of the same images. A part of each, ``blended_fraction``, are such blends, which
-   nobody asked the teacher about: their target is no mixture of labels but q, the mean of the members' probabilities
-   for that very blend. The target of the others is ``label_share`` of the label and the rest q, again of the very
+   nobody asked the teacher about: their target is no mixture of answers but q, the mean of the members' probabilities
+   for that very blend. The target of the others is ``label_share`` of the answer and the rest q, again of the very
    pixels, varied as they are. The loss is the cross-entropy with these targets.
 3. With ``prior_correction`` all of them learn p_c ~ exp(z_c + log a_c - log b_c): a are the frequencies of the
    classes among all labels that are learnt from, b among those of the real images. What synthetic images do to how
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from distill_client.config import LabelOnlyConfig
+from distill_client.config import EnsembleConfig
 from distill_client.student.augmentation import blend_within_batch
 from distill_client.student.losses import Targets
 
@@ -42,7 +42,7 @@ class Ensemble:
     """Trained members, in evaluation mode and on the device of the training that they teach."""
 
     members: Sequence[nn.Module]
-    config: LabelOnlyConfig
+    config: EnsembleConfig
 
     def probabilities(self, images_nchw: torch.Tensor, shift_k: torch.Tensor) -> torch.Tensor:
         """The mean of the members' class probabilities_nk, with ``shift_k`` added to the logits of each."""

@@ -9,6 +9,7 @@ from distill_client.contenders import (
     STANDARD_KD,
     STUDENT,
     STUDENT_ALONE,
+    describe_learning,
     fresh_network,
     prepare_lessons,
     remove_checkpoints,
@@ -154,6 +155,18 @@ def test_labels_are_learnt_with_an_ensemble_by_the_student_alone() -> None:
             assert lessons[baseline].prior_shift_k is None
     probabilities = prepare_lessons(config, pool, bought(pool), held_out, loss_of(bought(pool)))
     assert (probabilities[STUDENT].label_only, probabilities[STUDENT].prior_shift_k) == (None, None)
+
+
+@pytest.mark.parametrize(("disclosure", "is_taught_so"), [("probabilities", True), ("top-k:3", False)])
+def test_whole_answers_are_amplified_where_it_is_asked_for(disclosure: str, is_taught_so: bool) -> None:
+    config, pool = tiny_config(amplification={"ensemble": 2}), some_pool()
+    answers = bought(pool, disclosure=disclosure)
+    loss = loss_of(answers)
+    lessons = prepare_lessons(config, pool, answers, draw_held_out(config, 100), loss)
+    assert lessons[STUDENT].label_only == (config.amplification if is_taught_so else None)
+    assert (lessons[STANDARD_KD].label_only, lessons[STUDENT_ALONE].label_only) == (None, None)
+    told = describe_learning(config, loss)
+    assert ("; the student also from an ensemble of 2 students of the answers" in told) is is_taught_so
 
 
 @pytest.mark.parametrize("killed_at", [1, 11, 20, 21, 37, 40, 41, 59])
