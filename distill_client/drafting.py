@@ -12,7 +12,13 @@ from pydantic import ValidationError
 from distill_client.config import RunConfig, faults_of
 from distill_client.errors import ConfigError
 from distill_client.material import Material, check_card, load_test
-from distill_client.recipe import augmentation_for, training_for, views_for
+from distill_client.recipe import (
+    BLENDED_FRACTION,
+    amplification_for,
+    augmentation_for,
+    training_for,
+    views_for,
+)
 from distill_client.teachers.protocol import Capabilities
 from shared.datasets import DATASET_NAMES, FOLDER_PREFIX
 from shared.wire.contracts import Resize
@@ -204,6 +210,7 @@ def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -
         f"network = {_value(experiment.student.network)}",
         f"augmentation = {_value(augmentation_for(answers))}  # unqueried",
         "",
+        *_amplification_lines(answers),
         f"# {seen:,} images in all, so each that is bought about {round(seen / answers):,} times.",
         "[training]",
         f"batch_size = {training.batch_size}",
@@ -217,6 +224,24 @@ def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -
         "student_alone = false",
         "standard_kd = true  # the same network, taught by the answers to the pool alone; false saves its time",
         'standard_kd_augmentation = "mixup"',
+    ]
+
+
+def _amplification_lines(answers: int) -> list[str]:
+    """The ensemble that few answers are worth; nothing for many."""
+    amplification = amplification_for(answers)
+    if not amplification.ensemble:
+        return []
+    return [
+        "# Few answers: so many students learn them first, and label blends for the last one. It costs no query, but",
+        "# as many trainings more; 0 saves their time.",
+        "[amplification]",
+        f"ensemble = {amplification.ensemble}",
+        f"blended_fraction = {amplification.blended_fraction}  # of each batch",
+        "",
+        "[augmentation]",
+        f"blended_fraction = {BLENDED_FRACTION}  # of each batch of theirs, with interpolated answers",
+        "",
     ]
 
 

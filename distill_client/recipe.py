@@ -6,22 +6,26 @@ Chosen for LeNet5 on Fashion-MNIST (docs/client.md has what each costs); for oth
 import math
 from collections.abc import Sequence
 
-from distill_client.config import Augmentation, TrainingConfig, ViewsConfig
+from distill_client.config import Augmentation, EnsembleConfig, TrainingConfig, ViewsConfig
 
 BATCH_SIZE = 256
 LEARNING_RATE = 5e-3
 WARMUP_STEPS = 200
 AVERAGING_DECAY = 0.999
-# Images that a training sees, each bought one several times: so many passes, and never fewer images than these.
-PASSES = 30
-SAMPLES_LEAST = 600_000
-# Up to so many answers, MixUp of bought images with interpolated answers helps beside them, and harms with many more.
-BLENDS_UP_TO = 5_000
+# Few answers are amplified: an ensemble of students learns them first, and teaches the last one about blends that
+# nobody asked about. With many more it costs four times the training and gains little.
+FEW = 20_000
+MEMBERS = 3
+# Of each batch, blends of two bought images.
+BLENDED_FRACTION = 0.5
+# Images that each training sees: of few answers so many in all, of more so many passes.
+SAMPLES_OF_FEW = 600_000
+PASSES = 60
 
 
 def training_for(answers: int) -> TrainingConfig:
-    """The schedule for a student of so many bought answers."""
-    samples = max(SAMPLES_LEAST, PASSES * answers)
+    """The schedule for a student of so many bought answers, and for each member of its ensemble."""
+    samples = SAMPLES_OF_FEW if answers <= FEW else PASSES * answers
     return TrainingConfig(
         batch_size=BATCH_SIZE,
         steps=math.ceil(samples / BATCH_SIZE),
@@ -34,7 +38,12 @@ def training_for(answers: int) -> TrainingConfig:
 
 def augmentation_for(answers: int) -> Augmentation:
     """What the student sees beside the very images that were bought."""
-    return "mixup" if answers <= BLENDS_UP_TO else "none"
+    return "mixup" if answers <= FEW else "none"
+
+
+def amplification_for(answers: int) -> EnsembleConfig:
+    """The ensemble that labels blends nobody asked about."""
+    return EnsembleConfig(ensemble=MEMBERS if answers <= FEW else 0, blended_fraction=BLENDED_FRACTION)
 
 
 def views_for(classes: Sequence[str]) -> ViewsConfig:
