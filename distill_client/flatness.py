@@ -66,6 +66,16 @@ class Measurement(BaseModel):
         difference = self.gained - self.lost
         return 100 * math.sqrt(self.gained + self.lost - difference**2 / self.held_out) / self.held_out
 
+    @property
+    def sentence(self) -> str:
+        """What the round added, in words."""
+        if not self.held_out:
+            return f"round {self.round}: no answer is held out that could tell what it added"
+        return (
+            f"round {self.round}, at {self.bought[-1]:,} answers, added {self.gain:.2f} points of agreement with "
+            f"the teacher (standard error {self.gain_error:.2f}, on {self.held_out:,} bought answers held out)"
+        )
+
 
 _CONTENT = TypeAdapter(tuple[Measurement, ...])
 
@@ -178,14 +188,12 @@ def _row(one: Measurement) -> dict[str, Any]:
 
 
 def _decision(config: BudgetConfig, measured: Sequence[Measurement], stopped_after: int | None) -> str:
-    wanted = f"less than {config.least_gain:g} points of agreement with the teacher"
     in_a_row = "" if config.patience == 1 else f", {config.patience} rounds in a row"
+    sign = f"less than {config.least_gain:g}{in_a_row}"
     if stopped_after is None:
-        sign = f"{wanted}{in_a_row}"
-        return f"all {config.rounds} rounds were bought, for none before the last was the sign to stop: {sign}"
+        return (
+            f"all {config.rounds} rounds were bought: none before the last gave the sign to stop, which is {sign} "
+            "points of agreement with the teacher"
+        )
     last = measured[stopped_after - 1]
-    return (
-        f"stopped after round {stopped_after} of {config.rounds}, at {last.bought[-1]:,} answers: it added "
-        f"{last.gain:.2f} points (standard error {last.gain_error:.2f}, on {last.held_out:,} bought answers held out "
-        f"of training), the sign to stop being {wanted}{in_a_row}"
-    )
+    return f"stopped after round {stopped_after} of {config.rounds}: {last.sentence}; the sign to stop is {sign}"

@@ -85,6 +85,17 @@ class RunProgress:
         """See pipeline.Reporter."""
         self._console.print(f"learning by {how}", highlight=False, soft_wrap=True)
 
+    def measured(self, told: str) -> None:
+        """See pipeline.Reporter."""
+        self._console.print(told, highlight=False, soft_wrap=True)
+
+    def choosing(self, stage: str, candidates: int) -> Callable[[int], None]:
+        """See pipeline.Reporter."""
+        task = self._bars.add_task(f"choosing {stage}", total=candidates, note="")
+        if not self._console.is_terminal:
+            self._console.print(f"choosing {stage} from {candidates} pairs", highlight=False, soft_wrap=True)
+        return lambda looked_at: self._bars.update(task, completed=looked_at)
+
     def training(self, what: str) -> Callable[[int, int, float], None]:
         """See pipeline.Reporter."""
         task = self._bars.add_task(f"training {what}", total=None, note="")

@@ -5,10 +5,10 @@ all are too many (``synthesis.active.candidates``). A student is the one of its 
 best epoch on the test set. And pixels are rounded, not cut off.
 """
 
-import io
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from distill_client.stages.interim import interim_student
 from distill_client.stages.stage import Stage, Walk
 from distill_client.synthesis.active import choose, draw_candidates, least_confident, shares
 from distill_client.synthesis.mixup import mix_pairs
-from shared.wire.images import Images
+from shared.wire.images import Images, InvalidImages, decode_npy, encode_npy
 
 
 def stages(walk: Walk) -> Iterator[Stage]:
@@ -50,17 +50,22 @@ def _choices(walk: Walk, rounds: int) -> list[NDArray[np.int64]]:
     choices: list[NDArray[np.int64]] = []
     for number, images in enumerate(list(walk.material.cost.of_rounds().values())[:rounds], start=1):
         path = walk.folder.choice_path(number)
-        chosen_n2 = None
-        with suppress(OSError, ValueError):
-            chosen_n2 = np.load(path, allow_pickle=False)
-        if chosen_n2 is None or chosen_n2.shape != (images, 2):
+        chosen_n2 = _read_choice(path)
+        if chosen_n2 is None or len(chosen_n2) != images:
             chosen_n2 = _choose(walk, choices, number, images)
-            content = io.BytesIO()
-            np.save(content, chosen_n2, allow_pickle=False)
             path.parent.mkdir(exist_ok=True)
-            write_durably(path, content.getvalue())
+            write_durably(path, encode_npy(chosen_n2))
         choices.append(chosen_n2)
     return choices
+
+
+def _read_choice(path: Path) -> NDArray[np.int64] | None:
+    """What was kept of a round's choice; None where nothing was, or it is damaged: it is made again then."""
+    with suppress(OSError, InvalidImages):
+        kept = decode_npy(path.read_bytes())
+        if kept.dtype == np.int64 and kept.ndim == 2 and kept.shape[1] == 2:
+            return kept.astype(np.int64)
+    return None
 
 
 def _choose(walk: Walk, earlier: list[NDArray[np.int64]], number: int, images: int) -> NDArray[np.int64]:
@@ -71,6 +76,7 @@ def _choose(walk: Walk, earlier: list[NDArray[np.int64]], number: int, images: i
         is_taken_n[chosen_n2[:, 0]] = True
     with walk.folder.timed(f"choose_active-{number}"):
         grid, pool_nhwc = shares(walk.folder.config.synthesis.active), walk.material.pool.images_nhwc
-        confidence_n, place_n = least_confident(student, pool_nhwc, candidates_n2, grid)
+        progress = walk.reporter.choosing(f"active-{number}", len(candidates_n2))
+        confidence_n, place_n = least_confident(student, pool_nhwc, candidates_n2, grid, progress)
         chosen_n = choose(confidence_n, is_taken_n, images)
     return np.stack([chosen_n, place_n[chosen_n]], axis=1)

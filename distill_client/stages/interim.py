@@ -77,6 +77,7 @@ def is_flat_after(walk: Walk, after_round: int) -> bool:
     while len(measured) < after_round:
         measured = (*measured, _measure(walk, len(measured) + 1))
         keep_measurements(path, measured)
+        walk.reporter.measured(measured[-1].sentence)
     return flat_since(walk.folder.config.budget, measured[:after_round]) is not None
 
 

@@ -17,6 +17,14 @@ class Reporter(Protocol):
         """A training begins; the result hears (step, steps, loss)."""
         ...
 
+    def choosing(self, stage: str, candidates: int) -> Callable[[int], None]:
+        """Images are chosen for a stage; the result hears how many candidates were looked at by now."""
+        ...
+
+    def measured(self, told: str) -> None:
+        """It is known what a round of buying added."""
+        ...
+
     def warning(self, told: str) -> None:
         """Something is probably not as it was meant, and the run goes on."""
         ...

@@ -5,6 +5,7 @@ for its blend of least confidence over a grid of shares; of all candidates those
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -36,12 +37,17 @@ def draw_candidates(count: int, pool_images: int, rng: np.random.Generator) -> N
 
 
 def least_confident(
-    student: nn.Module, pool_nhwc: NDArray[np.uint8], candidates_n2: NDArray[np.int64], shares_s: NDArray[np.float64]
+    student: nn.Module,
+    pool_nhwc: NDArray[np.uint8],
+    candidates_n2: NDArray[np.int64],
+    shares_s: NDArray[np.float64],
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Each candidate's least confidence over the shares, float32 N, and the place of that share, int64 N.
 
     Blends are rounded to whole values, as they would be sent; in float32, so that a pixel half way between two values
     may go the other way than in what is bought. Computed where the student's weights are, in evaluation mode.
+    ``progress`` hears how many candidates were looked at.
     """
     device = next(student.parameters()).device
     student.eval()
@@ -57,6 +63,8 @@ def least_confident(
             least_n, at_n = confidences_sn.min(dim=0)
             confidence_n[start : start + batch] = least_n.cpu().numpy()
             place_n[start : start + batch] = at_n.cpu().numpy()
+            if progress is not None:
+                progress(start + len(pairs))
     return confidence_n, place_n
 
 

@@ -276,12 +276,20 @@ class SilentReporter:
         self.charged: list[int] = []
         self.trainings: list[str] = []
         self.learnt_by: list[str] = []
+        self.measurements: list[str] = []
+        self.looked_at: dict[str, tuple[int, int]] = {}  # of how many candidates, by stage
         self.warnings: list[str] = []
         self._interrupt = interrupt
 
     def buying(self, stage: str, images: int, bought: int) -> "HearAnswer":
         self.stages.append((stage, images, bought))
         return HearAnswer(self.charged)
+
+    def choosing(self, stage: str, candidates: int) -> Callable[[int], None]:
+        return lambda looked_at: self.looked_at.update({stage: (looked_at, candidates)})
+
+    def measured(self, told: str) -> None:
+        self.measurements.append(told)
 
     def warning(self, told: str) -> None:
         self.warnings.append(told)

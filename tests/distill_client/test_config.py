@@ -89,6 +89,15 @@ def test_the_least_that_must_be_said(tmp_path: Path) -> None:
         ("baselines__student_alone", [False], ["x"]),
         ("baselines__standard_kd_augmentation", ["none"], ["x"]),
         ("evaluation__held_out_fraction", [0, 0.49], [0.5, -0.1]),
+        ("budget__policy", ["spend-all"], ["until-dawn"]),
+        ("budget__rounds", [1, 1_000], [0, 1_001]),
+        ("budget__interim_length", [0.01, 1], [0, 1.01]),
+        ("budget__least_gain", [0, 100], [-0.1, 100.1, float("nan")]),
+        ("budget__patience", [1, 9], [0]),
+        ("synthesis__active__candidates", [1], [0]),
+        ("synthesis__active__least_share", [0, 0.7], [-0.1, 1.1]),
+        ("synthesis__active__most_share", [0.3, 1], [-0.1, 1.1]),
+        ("synthesis__active__share_step", [0.001, 1], [0, 1.1]),
     ],
 )
 def test_every_bound(tmp_path: Path, key: str, inside: list[object], outside: list[object]) -> None:

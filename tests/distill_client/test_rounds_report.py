@@ -52,7 +52,7 @@ def test_the_table_tells_the_rounds_the_decision_and_the_estimate() -> None:
     for words in ("85.00 to 88.97 %", "+3.97 ± 1.41", "6,800", "11,600", "1,160", "+0.17 ± 0.85"):
         assert words in text, words
     told = " ".join(text.split())
-    assert "stopped after round 2 of 10, at 11,600 answers: it added 0.17 points" in told
+    assert "stopped after round 2 of 10: round 2, at 11,600 answers, added 0.17 points" in told
     assert "the other 38,400 answers would probably have added about" in told
     assert "an estimate" in told
     assert "not measured" in shown(rounds_table(BLIND))

@@ -24,7 +24,8 @@ def test_a_run_that_stops_early_is_audited_for_what_it_bought(served: Served, tm
 
     result = distill("run", config, "--teacher", served.url, "--out", folder, key=secret)
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "stopped after round 3 of 5, at 76 answers" in " ".join(result.stdout.split())
+    assert "stopped after round 3 of 5: round 3, at 76 answers, added" in " ".join(result.stdout.split())
+    assert "round 1, at 52 answers, added" in result.stderr
     assert "all rows agree" in result.stdout
     audit = one_object(distill("audit", folder, "--json", key=secret))
     assert (audit["bought"], audit["charged_by_server"], audit["in_audit_log"], audit["receipts"]) == (76, 76, 76, 6)
@@ -47,5 +48,6 @@ def test_of_many_rounds_the_picture_shows_the_first_and_the_last(served: Served,
     )
     result = distill("run", config, "--teacher", served.url, "--out", tmp_path / "run", key=served.key("active"))
     assert result.exit_code == 0, (result.output, result.exception)
+    assert "choosing active-4 from 30 pairs" in result.stderr
     with open_run(tmp_path / "run") as opened:
         assert list(sample_images(opened)) == ["pool", "active-1", "active-4"]

@@ -198,6 +198,7 @@ def test_active_mixup_buys_the_blends_that_the_last_student_is_least_sure_of(tmp
     assert summary["images"]["by_phase"] == {"pool": 40, "active-1": 20, "active-2": 20, "active-3": 20}
     assert summary["images"]["charged_by_server"] == len(set(teacher.images_seen)) == 100
     assert reporter.trainings == ["interim-0", "interim-1", "interim-2", "student"]
+    assert reporter.looked_at == dict.fromkeys(("active-1", "active-2", "active-3"), (150, 150))
     with open_run(path) as folder:
         material = Material(folder.config)
         candidates = _candidates(Walk(folder, material, reporter, torch.device("cpu")))
@@ -233,6 +234,7 @@ def test_active_mixup_killed_and_robbed_of_its_store_ends_the_same(tmp_path: Pat
     with pytest.raises(Interrupted):
         bring_to_its_end(path, teacher, SilentReporter(interrupt=interrupted))
     (path / "answers.sqlite").unlink()
+    (path / "rounds" / "active-1.npy").write_bytes(b"a damaged file: it is chosen again, and the same")
     bring_to_its_end(path, teacher)
     assert teacher.spent == len(set(teacher.images_seen)) == 100
     assert equal_weights(weights_of(path), weights_of(whole))
