@@ -8,6 +8,9 @@ from pathlib import Path
 from benchmarks.reproduction.cases import BUNDLES, CONFIGS, Case, CaseError, Experiment, resolve
 from benchmarks.reproduction.planned import PLAN, Group, read_groups
 from benchmarks.reproduction.rows import RESULTS, Row, read_rows
+from shared.counting import counted
+
+USUAL_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,9 @@ class Figure:
         return cls(statistics.mean(percent), deviation, len(percent))
 
     def __str__(self) -> str:
-        if self.deviation is None:
-            return f"{self.mean:.2f} % (1 seed)"
-        return f"{self.mean:.2f} ± {self.deviation:.2f} %"
+        deviation = "" if self.deviation is None else f" ± {self.deviation:.2f}"
+        seeds = "" if self.runs == USUAL_SEEDS else f" ({counted(self.runs, 'seed')})"
+        return f"{self.mean:.2f}{deviation} %{seeds}"
 
 
 @dataclass(frozen=True)

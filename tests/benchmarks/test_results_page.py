@@ -86,7 +86,7 @@ def test_targets_say_how_far_we_came(sections: tuple[Section, ...]) -> None:
     first = target_table(sections).splitlines()[2]
     cells = [cell.strip() for cell in first.split("|")[1:-1]]
     assert cells[:4] == ["Fashion-MNIST, LeNet5-half", "88.0 %", "87.20 ± 0.20 %", "0.80 short"]
-    assert cells[4:] == ["84.73 %", "2,500", "84.00 ± 0.00 % with 2,500", "0.73 short; reached with 5,000"]
+    assert cells[4:] == ["84.73 %", "2,500", "84.00 ± 0.00 % (2 seeds) with 2,500", "0.73 short; reached with 5,000"]
     assert "not run yet" in target_table(sections).splitlines()[3]
 
 
@@ -99,7 +99,7 @@ def test_a_case_without_rows_is_not_run_yet(sections: tuple[Section, ...]) -> No
 def test_the_readme_has_what_was_measured_alone(sections: tuple[Section, ...]) -> None:
     rows = readme_table(sections).splitlines()[2:]
     assert len(rows) == 1
-    assert "| 84.73 % (1 seed) (50,000) | 87.20 ± 0.20 % (50,000) | 84.00 ± 0.00 % (2,500) |" in rows[0]
+    assert "| 84.73 % (1 seed) (50,000) | 87.20 ± 0.20 % (50,000) | 84.00 ± 0.00 % (2 seeds) (2,500) |" in rows[0]
     assert "84.73 (50,000 (52,000 by its code)); 86.50 (about 2.0 million)" in rows[0]
     assert proof(sections).startswith("9 runs, 217,000 images: ")
 
