@@ -117,7 +117,7 @@ def draw_plan(
     second_pool_images: int = 0,
     rounds: int = 0,
 ) -> Plan:
-    """Plan exactly ``config.images`` synthetic images over a pool: as FS-BBT (sections 3.1 and 3.2) or another method.
+    """Plan exactly ``config.images`` synthetic images over a pool, FS-BBT's (sections 3.1 and 3.2) or another's.
 
     Where a CVAE is to learn from a second pool, its ``second_pool_images`` that are not in the first are bought too.
     Raises ConfigError when the pool is too small for that many different blends.
@@ -168,10 +168,11 @@ def check_affordable(cost: PlanCost, budget_images: int) -> None:
 def _require_pairs(config: ActiveConfig, images: int, pool_images: int) -> None:
     """Raise ConfigError where there are fewer pairs than images to be chosen of them; each is chosen once at most."""
     pairs = pool_images * (pool_images - 1) // 2
-    if images > min(pairs, config.candidates):
+    most = min(pairs, config.candidates)
+    if images > most:
         raise ConfigError(
             f"synthesis.images is {images}; a pool of pool.images = {pool_images} has {pairs} pairs, and "
-            f"synthesis.active.candidates is {config.candidates}: at most {min(pairs, config.candidates)} can be chosen"
+            f"synthesis.active.candidates is {config.candidates}: at most {most} can be chosen"
         )
 
 

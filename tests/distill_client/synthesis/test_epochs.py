@@ -52,7 +52,8 @@ def kill_after(epoch: int) -> Callable[[int], None]:
 def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
     trained: Trained, epoch: int, tmp_path: Path
 ) -> None:
-    path, heard = tmp_path / "checkpoints" / "it.safetensors", []
+    path = tmp_path / "checkpoints" / "it.safetensors"
+    heard: list[int] = []
     with pytest.raises(Killed):
         trained(Epochs(kill_after(epoch), path, every_s=0))
     resumed = trained(Epochs(heard.append, path, every_s=0)).state_dict()
