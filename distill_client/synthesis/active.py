@@ -14,8 +14,8 @@ from torch import nn
 
 from distill_client.config import ActiveConfig
 
-# Blends per batch, and the float values of one: 4,096 images of 28x28x1, 1,365 of 32x32x3.
-_BATCH_IMAGES = 4096
+# Blends per batch, and bounds its activations too: 1,024 images of up to 36x36x3, 27 of 224x224x3.
+_BATCH_IMAGES = 1024
 _BATCH_VALUES = 1 << 22
 
 
