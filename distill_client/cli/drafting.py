@@ -11,7 +11,7 @@ from distill_client.cli.options import say
 from distill_client.cli.planning import PATIENCE_S
 from distill_client.errors import ConfigError
 from distill_client.run_folder import write_text
-from distill_client.teachers.manners.asking import Manners
+from distill_client.teachers.manners.asking import Manners, announce_retries
 
 
 def init(
@@ -49,6 +49,7 @@ def init(
         raise ConfigError(f"--out is {str(out)!r}; allowed is a file that ends in .toml")
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already; --force replaces it, or give another --out")
+    announce_retries(say)
     with asked(teacher, name, Manners(PATIENCE_S, requests_in_flight=1), buys=False) as server:
         card = server.card()
     wishes = Wishes(pool, answers, out, student=student, test=test, pool_images=pool_images, seed=seed)
