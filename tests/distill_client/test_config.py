@@ -175,7 +175,7 @@ def other_than(value: object) -> object:
     if isinstance(value, float):
         return value * 0.9 + 0.001
     others = {"hybrid": "uniform", "auto": "conv", "cosine": "constant", "lump": "spread", "fs-bbt": "mixed-views"}
-    others |= {"use": "ignore", "own": "second", "balanced": "by-class"}
+    others |= {"use": "ignore", "own": "second", "balanced": "by-class", "float32": "bfloat16"}
     return {**others, "spend-all": "until-flat", "none": "mixup", "combination": "none"}.get(str(value), f"{value}x")
 
 
