@@ -28,7 +28,7 @@ class _Row(BaseModel):
 
 
 class Point(_Row):
-    """What so many answers gave: the mean of ``seeds`` runs. ``samples``: images that each training saw in all."""
+    """What so many answers gave: the mean of ``seeds`` runs. ``samples``: what ``samples_of`` says of them."""
 
     answers: int = Field(gt=0)
     pool_images: int = Field(gt=0)
@@ -65,7 +65,7 @@ class Curve(_Row):
 
         if not is_alike(config.pool.images, before.pool_images, after.pool_images):
             return None
-        if not is_alike(samples_of(config, answers), before.samples, after.samples):
+        if not is_alike(samples_of(config, answers, self.disclosure), before.samples, after.samples):
             return None
         mean = between(before.accuracy, after.accuracy)
         spread = _DEVIATIONS * self.deviation * math.sqrt(1 + 1 / min(before.seeds, after.seeds))
@@ -110,10 +110,11 @@ def measured_curves() -> tuple[Curve, ...]:
     return tuple(Curve.model_validate(curve) for curve in content["curves"])
 
 
-def samples_of(config: RunConfig, answers: int) -> int:
-    """Images that the student's training sees in all."""
-    training = config.training
-    return training.steps * training.batch_size if training.steps else (training.epochs or 0) * answers
+def samples_of(config: RunConfig, answers: int, disclosure: str) -> int:
+    """Images that the student's training sees in all, and those of the ensemble that teaches it."""
+    training, taught_by = config.training, config.label_only if disclosure == "label" else config.amplification
+    each = training.steps * training.batch_size if training.steps else (training.epochs or 0) * answers
+    return each * (1 + taught_by.ensemble)
 
 
 def expect(

@@ -1,6 +1,6 @@
 """Our method's settings as a function of the answers bought: what `distill init` writes, and where it is tuned.
 
-Chosen for LeNet5 on Fashion-MNIST (docs/client.md has what each costs); for other students they are a start.
+Chosen for LeNet5 on Fashion-MNIST (docs/results.md has what they give); for other students they are a start.
 """
 
 import math

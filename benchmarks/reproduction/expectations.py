@@ -63,7 +63,7 @@ def _point(outcome: Outcome) -> Point:
     return Point(
         answers=outcome.answers,
         pool_images=config.pool.images,
-        samples=samples_of(config, outcome.answers),
+        samples=samples_of(config, outcome.answers, outcome.experiment.case.disclosure),
         accuracy=round(statistics.mean(accuracies), 5),
         seeds=len(accuracies),
     )

@@ -74,6 +74,7 @@ def test_between_points_it_goes_by_the_logarithm_and_by_the_fewer_seeds() -> Non
         {"pool": 999},
         {"steps": 1_100},
         {"steps": 4_800},
+        {"amplification": {"ensemble": 3}},
         {"disclosure": "label"},
         {"student": {"network": "lenet5"}},
         {"synthesis": {"method": "fs-bbt"}},
@@ -89,6 +90,7 @@ def test_nothing_is_expected_where_nothing_comparable_was_measured(changes: dict
 def test_up_to_twice_the_pool_and_the_training_are_comparable() -> None:
     assert expected(4_000, pool=1_000) == expected(4_000, pool=4_000 - 1) == expected(4_000)
     assert expected(4_000, steps=1_200) == expected(4_000)
+    assert expected(4_000, steps=1_200, amplification={"ensemble": 2}) == expected(4_000)
 
 
 def test_other_data_of_the_same_shape_say_what_part_of_the_teachers_accuracy_is_reached() -> None:
