@@ -22,6 +22,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 ASKED = {
     "fashion-mnist-lenet5": ("fashion-mnist", "mnist", "cifar10", "noise"),
     "cifar10-alexnet": ("cifar10", "tinyimagenet10", "fashion-mnist", "noise"),
+    "mnist-lenet5": ("mnist", "digits", "fashion-mnist", "noise"),
 }
 POOLS = (50, 250, 2_000)
 ANSWERS_MOST = 8_000
