@@ -93,7 +93,9 @@ class RunProgress:
         """See pipeline.Reporter."""
         task = self._bars.add_task(f"choosing {stage}", total=candidates, note="")
         if not self._console.is_terminal:
-            self._console.print(f"choosing {stage} from {candidates} pairs", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"choosing {stage} from up to {candidates} candidates", highlight=False, soft_wrap=True
+            )
         return lambda looked_at: self._bars.update(task, completed=looked_at)
 
     def training(self, what: str) -> Callable[[int, int, float], None]:

@@ -18,7 +18,7 @@ class Reporter(Protocol):
         ...
 
     def choosing(self, stage: str, candidates: int) -> Callable[[int], None]:
-        """Images are chosen for a stage; the result hears how many candidates were looked at by now."""
+        """Images are chosen for a stage, of so many at most; the result hears how many were looked at by now."""
         ...
 
     def measured(self, told: str) -> None:

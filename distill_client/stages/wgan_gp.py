@@ -41,15 +41,16 @@ def _generate(walk: Walk) -> Iterable[Images]:
 
 def _choose(walk: Walk, gan: Gan, student: nn.Module) -> NDArray[np.int64]:
     """The numbers of the candidates to buy, ascending; generated until every class has its quota, or to the bound."""
-    folder, images = walk.folder, walk.material.cost.gan
+    folder, images, per_block = walk.folder, walk.material.cost.gan, candidates_per_block(gan.image_chw)
     quotas_k = class_quotas(images, len(folder.record.teacher.classes))
-    most = math.ceil(images * folder.config.synthesis.gan.candidates_per_image / candidates_per_block(gan.image_chw))
-    heard, probabilities, found_k = walk.reporter.training("balance of classes"), [], np.zeros_like(quotas_k)
+    most = math.ceil(images * folder.config.synthesis.gan.candidates_per_image / per_block)
+    heard = walk.reporter.choosing("gan", most * per_block)
+    probabilities, found_k = [], np.zeros_like(quotas_k)
     with folder.timed("choose_gan"):
         for block in range(most):
             probabilities.append(predict_probabilities(student, generate_candidates(gan, folder.config.seed, block)))
             found_k += np.bincount(probabilities[-1].argmax(axis=1), minlength=len(found_k))
-            heard(int(np.minimum(found_k, quotas_k).sum()), images, float("nan"))
+            heard((block + 1) * per_block)
             if (found_k >= quotas_k).all():
                 break
         return choose_balanced(np.concatenate(probabilities), quotas_k)

@@ -48,6 +48,6 @@ def test_of_many_rounds_the_picture_shows_the_first_and_the_last(served: Served,
     )
     result = distill("run", config, "--teacher", served.url, "--out", tmp_path / "run", key=served.key("active"))
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "choosing active-4 from 30 pairs" in result.stderr
+    assert "choosing active-4 from up to 30 candidates" in result.stderr
     with open_run(tmp_path / "run") as opened:
         assert list(sample_images(opened)) == ["pool", "active-1", "active-4"]
