@@ -15,6 +15,15 @@ def test_a_teacher_of_ours_is_checked_for_twenty_images_of_the_keys_budget(serve
     assert {finding["verdict"] for finding in report["findings"]} == {"good"}
 
 
+def test_with_images_it_is_told_how_sure_the_teacher_is_of_them(served: Served) -> None:
+    words = ("teacher", "check", served.url, "--name", "fake", "--yes", "--json", "--images", "digits")
+    report = one_object(distill(*words, key=served.key("checking-pool", budget=20)))
+    (pool,) = [finding for finding in report["findings"] if finding["what"] == "pool"]
+    assert pool["verdict"] == "note"
+    assert pool["told"].startswith("the teacher is less sure of these images than it is right on its own test set")
+    assert report["fit"], "which is no reason against the teacher"
+
+
 def test_a_budget_that_a_check_would_use_up_half_way_is_left_alone(served: Served) -> None:
     secret = served.key("checking-poor", budget=19)
     result = distill("teacher", "check", served.url, "--name", "fake", "--yes", key=secret)
