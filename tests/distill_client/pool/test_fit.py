@@ -1,4 +1,4 @@
-"""What the answers to a pool say of it: the measures by hand, and on teachers' answers to kinds of their own and others."""
+"""What the answers to a pool say of it: the measures by hand, what they are told of, and what they cannot tell."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,9 @@ def test_a_pool_like_the_teachers_own_test_set_fits() -> None:
     assert fit.as_summary()["warnings"] == []
 
 
-@pytest.mark.parametrize(("top", "accuracy", "is_unsure"), [(0.81, 0.9, False), (0.79, 0.9, True), (0.79, 0.85, False)])
+@pytest.mark.parametrize(
+    ("top", "accuracy", "is_unsure"), [(0.81, 0.9, False), (0.79, 0.9, True), (0.79, 0.85, False)]
+)
 def test_a_teacher_less_sure_than_it_is_right_is_told(top: float, accuracy: float, is_unsure: bool) -> None:
     (*told,) = measure_fit(answers(EVEN, top), card(accuracy=accuracy)).faults
     assert len(told) == is_unsure

@@ -110,7 +110,7 @@ def test_a_data_set_of_other_classes_is_a_pool_without_its_labels() -> None:
         Material(config)
     with pytest.raises(ValueError, match="balanced is true, and its labels are not read; leave it out"):
         config_of({**pool, "balanced": True})
-    with pytest.raises(ValueError, match="is used without its labels; leave it out, or leave out pool.labels"):
+    with pytest.raises(ValueError, match=r"is used without its labels; leave it out, or leave out pool\.labels"):
         config_of(pool, baselines={"student_alone": True})
 
 
