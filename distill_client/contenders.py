@@ -63,7 +63,7 @@ def prepare_lessons(
     if loss.name == "labels":
         shift_k = _prior_shift(config, bought, taught, in_pool, classes)
         lessons[STUDENT] = replace(lessons[STUDENT], prior_shift_k=shift_k)
-    lessons[STUDENT] = replace(lessons[STUDENT], label_only=_ensemble(config, loss))
+    lessons[STUDENT] = replace(lessons[STUDENT], amplification=_ensemble(config, loss))
     if config.baselines.standard_kd:
         lessons[STANDARD_KD] = answered(in_pool, config.baselines.standard_kd_augmentation)
     if config.baselines.student_alone and pool.truth_n is not None:
@@ -137,17 +137,17 @@ def train_contender(
         call_ranks(config.student.network, taught, config.training, generator.initial_seed(), device)
         return network, train_student(network, taught, config.training, generator, Checkpoint(path), heard)
 
-    if (label_only := lessons.label_only) is None:
+    if (amplification := lessons.amplification) is None:
         return train(contender, INITIAL_WEIGHTS, lessons, checkpoint_path, progress)
-    members, trainings = [], label_only.ensemble + 1
-    of_labels = replace(lessons, label_only=None, augmentation=with_blends(lessons.augmentation))
-    for number, path in enumerate(_member_checkpoints(checkpoint_path, label_only.ensemble)):
+    members, trainings = [], amplification.ensemble + 1
+    as_answered = replace(lessons, amplification=None, augmentation=with_blends(lessons.augmentation))
+    for number, path in enumerate(_member_checkpoints(checkpoint_path, amplification.ensemble)):
         name = f"{contender}.member-{number}"
         heard = _as_part(progress, number, trainings)
-        members.append(train(name, f"{name}.initial-weights", of_labels, path, heard)[0].eval())
+        members.append(train(name, f"{name}.initial-weights", as_answered, path, heard)[0].eval())
     heard = _as_part(progress, trainings - 1, trainings)
     augmentation = without_blends(lessons.augmentation)  # what blends are is the ensemble's to say
-    taught = replace(of_labels, augmentation=augmentation, ensemble=Ensemble(members, label_only))
+    taught = replace(as_answered, augmentation=augmentation, ensemble=Ensemble(members, amplification))
     return train(contender, INITIAL_WEIGHTS, taught, checkpoint_path, heard)
 
 

@@ -36,16 +36,16 @@ class _Training:
     config: TrainingConfig
     seed: int
     device_kind: str
-    label_only: EnsembleConfig | None
+    amplification: EnsembleConfig | None
     members: list[dict[str, torch.Tensor]]
 
     def take_part(self) -> None:
         """Train as rank 0 does; it sends its weights, and its state where it goes on from a checkpoint."""
         device = own_device(self.device_kind)
         lessons = self.lessons
-        if self.label_only is not None:
+        if self.amplification is not None:
             members = [self._network(weights).to(device).eval() for weights in self.members]
-            lessons = replace(lessons, ensemble=Ensemble(members, self.label_only))
+            lessons = replace(lessons, ensemble=Ensemble(members, self.amplification))
         generator = torch.Generator(device).manual_seed(self.seed)
         with suppress(ConfigError):  # rank 0 has the same, and says it
             train_student(self._network().to(device), lessons, self.config, generator)

@@ -24,8 +24,8 @@ class Lessons:
     NaN share what the row lacks of one. The images are the very bytes it answered.
 
     ``prior_shift_k`` is added to the logits in training, and only there: by how much the log-frequency of each class
-    among the answers differs from what the student shall believe in. ``label_only`` is there where the answers are
-    labels and an ensemble is to be made of them first, and ``ensemble`` once it is made.
+    among the answers differs from what the student shall believe in. ``amplification`` is there where an ensemble is
+    to be made of the answers first, and ``ensemble`` once it is made.
     """
 
     images_nhwc: NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Lessons:
     bounds: AugmentationConfig = field(default_factory=AugmentationConfig)
     rows_n: NDArray[np.int64] | None = None
     prior_shift_k: NDArray[np.float32] | None = None
-    label_only: EnsembleConfig | None = None
+    amplification: EnsembleConfig | None = None
     ensemble: Ensemble | None = None
 
     def __post_init__(self) -> None:

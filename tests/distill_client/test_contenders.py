@@ -140,7 +140,7 @@ def test_labels_are_learnt_with_an_ensemble_by_the_student_alone() -> None:
         config = tiny_config(label_only=changes)
         held_out = draw_held_out(config, 100)
         lessons = prepare_lessons(config, pool, labels, held_out, loss_of(labels))
-        assert lessons[STUDENT].label_only == (None if "ensemble" in changes else config.label_only)
+        assert lessons[STUDENT].amplification == (None if "ensemble" in changes else config.label_only)
         shift_k = lessons[STUDENT].prior_shift_k
         if "prior_correction" in changes:
             taught_n = labels.values[~held_out].astype(np.int64)
@@ -151,10 +151,10 @@ def test_labels_are_learnt_with_an_ensemble_by_the_student_alone() -> None:
         else:
             assert shift_k is None
         for baseline in (STANDARD_KD, STUDENT_ALONE):
-            assert lessons[baseline].label_only is None
+            assert lessons[baseline].amplification is None
             assert lessons[baseline].prior_shift_k is None
     probabilities = prepare_lessons(config, pool, bought(pool), held_out, loss_of(bought(pool)))
-    assert (probabilities[STUDENT].label_only, probabilities[STUDENT].prior_shift_k) == (None, None)
+    assert (probabilities[STUDENT].amplification, probabilities[STUDENT].prior_shift_k) == (None, None)
 
 
 @pytest.mark.parametrize(("disclosure", "is_taught_so"), [("probabilities", True), ("top-k:3", False)])
@@ -163,8 +163,8 @@ def test_whole_answers_are_amplified_where_it_is_asked_for(disclosure: str, is_t
     answers = bought(pool, disclosure=disclosure)
     loss = loss_of(answers)
     lessons = prepare_lessons(config, pool, answers, draw_held_out(config, 100), loss)
-    assert lessons[STUDENT].label_only == (config.amplification if is_taught_so else None)
-    assert (lessons[STANDARD_KD].label_only, lessons[STUDENT_ALONE].label_only) == (None, None)
+    assert lessons[STUDENT].amplification == (config.amplification if is_taught_so else None)
+    assert (lessons[STANDARD_KD].amplification, lessons[STUDENT_ALONE].amplification) == (None, None)
     told = describe_learning(config, loss)
     assert ("; the student also from an ensemble of 2 students of the answers" in told) is is_taught_so
 

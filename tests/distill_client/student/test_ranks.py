@@ -43,7 +43,7 @@ def lessons(*, of_labels: bool = False) -> Lessons:
     images_nhwc = rng.integers(0, 256, (120, 28, 28, 1), dtype=np.uint8)
     if of_labels:
         labels_nk = np.eye(4, dtype=np.float32)[rng.integers(4, size=120)]
-        return Lessons(images_nhwc, labels_nk, "geometric", label_only=CONFIG.label_only)
+        return Lessons(images_nhwc, labels_nk, "geometric", amplification=CONFIG.label_only)
     answers_nk = rng.dirichlet(np.full(4, 0.3), 110).astype(np.float32)
     return Lessons(images_nhwc, answers_nk, "combination", rows_n=np.arange(10, 120))
 
