@@ -26,7 +26,7 @@ def draw_rounds(axes: Axes, rounds: dict[str, Any]) -> None:
     bought = [student["bought"] for student in last["students"]]
     agreements = [student["agreement"] for student in last["students"]]
     axes.plot(bought, agreements, marker="o", color="#e6550d")
-    axes.set_title(f"agreement after each round, on {last['held_out']:,} held-out answers", fontsize=9)
+    axes.set_title(f"agreement on {last['held_out']:,} held-out answers", fontsize=9)
     axes.set_xlabel("answers bought")
     axes.set_ylabel("%")
     if not (estimate := rounds["estimate"]) or not agreements:
