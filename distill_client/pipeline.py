@@ -78,7 +78,16 @@ def run(
         agreed = keep_owner_agreement(folder, accuracies, agreed)
     audit = audit_folder(folder, teacher)
     planned = material.cost.phases()
-    summary = summarise(folder, accuracies, agreed, audit, planned=planned, test=material.test, loss=loss)
+    summary = summarise(
+        folder,
+        accuracies,
+        agreed,
+        audit,
+        planned=planned,
+        test=material.test,
+        loss=loss,
+        fit=pool_fit(folder),
+    )
     folder.write_summary(summary)
     export_student(folder, summary, device)
     return summary

@@ -155,6 +155,7 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
     planned: dict[str, int],
     test: Dataset | None,
     loss: Loss,
+    fit: PoolFit,
 ) -> dict[str, Any]:
     """Put together what summary.json holds; accuracies and agreement are fractions, null where not measured.
 
@@ -190,7 +191,7 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
             "rejected": loss.answers - loss.taught,
         },
         **({"rounds": rounds} if rounds is not None else {}),
-        "pool_fit": pool_fit(folder).as_summary(),
+        "pool_fit": fit.as_summary(),
         "learnt_by": describe_learning(folder.config, loss),
         **audit.as_summary(),
         "seconds": folder.read_seconds(),

@@ -9,6 +9,7 @@ import torch
 from distill_client.audit import Audit, Difference
 from distill_client.contenders import STANDARD_KD, STUDENT, fresh_network, save_network
 from distill_client.errors import RunStoreError
+from distill_client.pool import PoolFit
 from distill_client.results import (
     export_student,
     load_contender,
@@ -69,7 +70,8 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
     planned = {"pool": 1, "mixup": 2, "cvae": 1}
     loss = Loss("lumped tail", "top-k:3", taught=2, answers=5)
     accuracies = {STUDENT: 0.5, STANDARD_KD: 0.25}
-    summary = summarise(folder, accuracies, agreed, AUDIT, planned=planned, test=test, loss=loss)
+    fit = PoolFit(5, 3, None, None, None, 10, ("too few classes",))
+    summary = summarise(folder, accuracies, agreed, AUDIT, planned=planned, test=test, loss=loss, fit=fit)
     assert summary["images"] == {
         "planned": 4,
         "bought": 5,
@@ -79,6 +81,7 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
         "real": 1,
         "rejected": 3,
     }
+    assert summary["pool_fit"]["warnings"] == ["too few classes"]
     assert summary["learnt_by"] == loss.sentence
     assert (summary["audit"]["equal"], summary["audit"]["faults"]) == (False, ["a fault"])
     assert summary["audit"]["sentence"].startswith("The two sides do not agree (5 images counted by the client, 6")
