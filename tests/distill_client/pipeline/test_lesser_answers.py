@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from distill_client import pipeline
 from distill_client.errors import ConfigError
+from distill_client.stages import fs_bbt
 from distill_client.synthesis import cvae
 from tests.distill_client.fakes import (
     FakeTeacher,
@@ -85,7 +85,7 @@ def test_rejected_answers_are_paid_for_counted_and_taught_to_nobody(
         assert len(pool_nhwc) == len(classes_n)
         train_cvae(network, config, pool_nhwc, classes_n, *rest)
 
-    monkeypatch.setattr(pipeline, "train_cvae", spy)
+    monkeypatch.setattr(fs_bbt, "train_cvae", spy)
     teacher, path = FakeTeacher(disclosure=disclosure, rejects_below=80), tmp_path / "run"
     begin(path, tiny_config(), teacher)
     summary = bring_to_its_end(path, teacher)

@@ -21,6 +21,7 @@ CONTENT: dict[str, Any] = {
     "disclosure": "label",
     "learnt_by": "x",
     "real_images": "pictures",
+    "pool_warnings": [],
     "answers_by_phase": {"pool": 1},
     "budget_images": 1,
     "answers_bought": 1,
