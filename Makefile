@@ -27,7 +27,7 @@ demo: setup
 # do the servers and clients that the end-to-end tests start. Some tests wait, which the third is for.
 TEST_WORKERS ?= 3
 test: lint types
-	$(BIN)/pytest -m "not soak" --numprocesses $(TEST_WORKERS) --dist loadfile
+	$(BIN)/pytest -m "not soak" --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot  # noqa: F401
 import sklearn.datasets  # noqa: F401
+import torch._dynamo  # noqa: F401 - which an optimiser imports
 import torchvision  # noqa: F401
 
 import distill_client.pipeline

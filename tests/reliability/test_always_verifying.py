@@ -101,9 +101,11 @@ def test_answers_and_keys_expire_by_themselves(place: LedgerPlace, server: Serve
 def test_a_signing_key_exchanged_while_a_server_sells(place: LedgerPlace, server: Server) -> None:
     secret = place.new_secret("ada", budget=10_000)
     server.start()
+    before = LabelsAnswer.model_validate(ask(server, secret, 0, "before").json()).receipt
+    assert before is not None
+    signers = [before.signing_key]  # however soon the exchange is over
     command = [str(Path(sys.executable).with_name("teacher")), "ledger", "rotate-signing-key", "--json"]
     rotation = subprocess.Popen(command, env=place.env | {"PATH": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    signers: list[str] = []
     while rotation.poll() is None:
         response = ask(server, secret, len(signers), f"a{len(signers)}")
         assert response.status_code == 200, response.text
