@@ -12,13 +12,7 @@ from pydantic import ValidationError
 from distill_client.config import RunConfig, faults_of
 from distill_client.errors import ConfigError
 from distill_client.material import Material, check_card, load_test
-from distill_client.recipe import (
-    BLENDED_FRACTION,
-    amplification_for,
-    augmentation_for,
-    training_for,
-    views_for,
-)
+from distill_client.recipe import AMPLIFICATION, AUGMENTATION, BLENDED_FRACTION, training_for, views_for
 from distill_client.teachers.protocol import Capabilities
 from shared.datasets import DATASET_NAMES, FOLDER_PREFIX
 from shared.wire.contracts import Resize
@@ -208,9 +202,9 @@ def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -
         "",
         "[student]",
         f"network = {_value(experiment.student.network)}",
-        f"augmentation = {_value(augmentation_for(answers))}  # unqueried",
+        f"augmentation = {_value(AUGMENTATION)}  # unqueried",
         "",
-        *_amplification_lines(answers),
+        *_amplification_lines(),
         f"# {seen:,} images in all, so each that is bought about {round(seen / answers):,} times.",
         "[training]",
         f"batch_size = {training.batch_size}",
@@ -227,17 +221,14 @@ def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -
     ]
 
 
-def _amplification_lines(answers: int) -> list[str]:
-    """The ensemble that few answers are worth; nothing for many."""
-    amplification = amplification_for(answers)
-    if not amplification.ensemble:
-        return []
+def _amplification_lines() -> list[str]:
+    """The ensemble, and what its members learn."""
     return [
-        "# Few answers: so many students learn them first, and label blends for the last one. It costs no query, but",
-        "# as many trainings more; 0 saves their time.",
+        "# So many students learn the answers first, and label blends for the last one. It costs no query, but as",
+        "# many trainings more; 0 saves their time.",
         "[amplification]",
-        f"ensemble = {amplification.ensemble}",
-        f"blended_fraction = {amplification.blended_fraction}  # of each batch",
+        f"ensemble = {AMPLIFICATION.ensemble}",
+        f"blended_fraction = {AMPLIFICATION.blended_fraction}  # of each batch",
         "",
         "[augmentation]",
         f"blended_fraction = {BLENDED_FRACTION}  # of each batch of theirs, with interpolated answers",

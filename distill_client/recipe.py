@@ -12,20 +12,19 @@ BATCH_SIZE = 256
 LEARNING_RATE = 5e-3
 WARMUP_STEPS = 200
 AVERAGING_DECAY = 0.999
-# Few answers are amplified: an ensemble of students learns them first, and teaches the last one about blends that
-# nobody asked about. With many more it costs four times the training and gains little.
-FEW = 20_000
-MEMBERS = 3
-# Of each batch, blends of two bought images.
+# Images that a training sees, each bought one several times: so many passes, and never fewer images than these.
+PASSES = 30
+SAMPLES_LEAST = 600_000
+# An ensemble of students learns the answers first, and teaches the last one about blends that nobody asked about.
+AMPLIFICATION = EnsembleConfig(ensemble=3, blended_fraction=0.5)
+# The ensemble's members, and a student without one, learn blends of bought images in a part of each batch.
+AUGMENTATION: Augmentation = "mixup"
 BLENDED_FRACTION = 0.5
-# Images that each training sees: of few answers so many in all, of more so many passes.
-SAMPLES_OF_FEW = 600_000
-PASSES = 60
 
 
 def training_for(answers: int) -> TrainingConfig:
     """The schedule for a student of so many bought answers, and for each member of its ensemble."""
-    samples = SAMPLES_OF_FEW if answers <= FEW else PASSES * answers
+    samples = max(SAMPLES_LEAST, PASSES * answers)
     return TrainingConfig(
         batch_size=BATCH_SIZE,
         steps=math.ceil(samples / BATCH_SIZE),
@@ -34,16 +33,6 @@ def training_for(answers: int) -> TrainingConfig:
         decay="cosine",
         averaging_decay=AVERAGING_DECAY,
     )
-
-
-def augmentation_for(answers: int) -> Augmentation:
-    """What the student sees beside the very images that were bought."""
-    return "mixup" if answers <= FEW else "none"
-
-
-def amplification_for(answers: int) -> EnsembleConfig:
-    """The ensemble that labels blends nobody asked about."""
-    return EnsembleConfig(ensemble=MEMBERS if answers <= FEW else 0, blended_fraction=BLENDED_FRACTION)
 
 
 def views_for(classes: Sequence[str]) -> ViewsConfig:

@@ -25,7 +25,9 @@ def typed(text: str, port: int) -> str:
     copied = next(index for index, line in enumerate(lines) if line.startswith("cp "))
     stop = "trap 'kill $(jobs -p) || true' EXIT"
     prepared = next(index for index, line in enumerate(lines) if "prepare.py" in line)
-    fewer = "ls pictures/owner/*/*/*.jpg | awk 'NR % 8' | xargs rm"  # an eighth stays
+    fewer = (
+        "find pictures/owner -name '*.jpg' | sort | awk 'NR % 8' | tr '\\n' '\\0' | xargs -0 rm"  # an eighth stays
+    )
     steps = [*lines[: copied + 1], settings, *lines[copied + 1 : prepared + 1], fewer, *lines[prepared + 1 :]]
     return "\n".join(["set -euo pipefail", stop, *steps])
 
