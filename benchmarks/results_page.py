@@ -70,7 +70,7 @@ def pages(sections: Sequence[Section]) -> dict[Path, str]:
     }
     return {
         PAGE: filled(PAGE, tables),
-        README: filled(README, {"results": readme_table(sections)}),
+        README: filled(README, {"results": _readme_text(sections)}),
         TABLE: measured_curves(sections),
     }
 
@@ -91,6 +91,15 @@ def filled(path: Path, tables: dict[str, str]) -> str:
     if sorted(names) != sorted(tables):
         raise PageError(f"{path} has the blocks {names}; it is to have {sorted(tables)}, each once")
     return _BLOCK.sub(lambda block: f"{block[1]}{tables[block['name']]}\n{block[3]}", text)
+
+
+def _readme_text(sections: Sequence[Section]) -> str:
+    """The first of the pictures, where there is one, and the table."""
+    shown = [
+        f"![Accuracy of {TARGETS[of].title} against answers bought](docs/curves/{name})\n"
+        for name, of in pictures(sections).items()
+    ]
+    return "\n".join([*shown[:1], readme_table(sections)])
 
 
 def _curves_text(sections: Sequence[Section]) -> str:
