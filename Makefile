@@ -24,8 +24,8 @@ demo: setup
 	@$(BIN)/python examples/demo.py
 
 # Whole files go to one of the workers, so that what a file sets up once is set up once. Few: a worker holds torch, and so
-# do the servers and clients that the end-to-end tests start. Some tests wait, which the others are for.
-TEST_WORKERS ?= 4
+# do the servers and clients that the end-to-end tests start. Some tests wait, which the third is for.
+TEST_WORKERS ?= 3
 test: lint types
 	$(BIN)/pytest -m "not soak" --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
