@@ -91,12 +91,16 @@ def _draw_losses(axes: Axes, metrics: list[dict[str, Any]]) -> None:
 
 
 def _draw_samples(figure: Any, samples: dict[str, tuple[NDArray[np.uint8], list[str]]]) -> None:
-    cells = np.atleast_2d(figure.subplots(len(samples), _COLUMNS))
-    for (stage, (images_nhwc, labels)), row in zip(samples.items(), cells, strict=True):
-        for column, axes in enumerate(row):
-            axes.set_axis_off()
-            if column < len(images_nhwc):
-                image = images_nhwc[column]
-                axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray_r", vmin=0, vmax=255)
-                axes.set_title(labels[column], fontsize=7, pad=2, parse_math=False)
-        row[0].text(-0.35, 0.5, stage, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+    """A row of images for each stage: one image to matplotlib, for which axes are what costs."""
+    rows = np.atleast_1d(figure.subplots(len(samples), 1))
+    for axes, (stage, (images_nhwc, labels)) in zip(rows, samples.items(), strict=True):
+        height, width, channels = images_nhwc.shape[1:]
+        pitch = max(height * 7 // 4, width + 2)  # room for the names of classes
+        strip = np.full((height, _COLUMNS * pitch, channels), 0 if channels == 1 else 255, np.uint8)  # both are white
+        for column, (image, label) in enumerate(zip(images_nhwc[:_COLUMNS], labels, strict=False)):
+            left = column * pitch
+            strip[:, left : left + width] = image
+            axes.text(left + width / 2, -0.06 * height, label, ha="center", va="bottom", fontsize=7, parse_math=False)
+        axes.imshow(strip[..., 0] if channels == 1 else strip, cmap="gray_r", vmin=0, vmax=255)
+        axes.set_axis_off()
+        axes.text(-0.01, 0.5, stage, transform=axes.transAxes, ha="right", va="center", fontsize=9)
