@@ -1,9 +1,10 @@
 """Other ways to compute a training step, beside ours: `.venv/bin/python benchmarks/steps.py`. Why ours is as it is.
 
 Forward, back and Adam on one batch, no data: channels first, channels last (ours), bfloat16 under autocast and, with
-`--compiled`, torch.compile, whose first step is told. Then three LeNet5s with batches of their own: one after the
-other (ours), stacked by hand (grouped convolutions, batched matrix products), and by torch.func. All in turns, by
-this process' processor time, the best of each; the processor may be shared.
+`--compiled`, torch.compile, whose first step is told. Then three students with batches of their own: one after the
+other, side by side in one network (grouped convolutions, batched matrix products; `stacking` says where it is ours),
+and by torch.func, which cannot keep the running statistics of batch normalisation. All in turns, by this process'
+processor time, the best of each; the processor may be shared.
 """
 
 import copy
@@ -17,6 +18,7 @@ import typer
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
+from distill_client.student.stacking import Stack
 from shared.networks import NETWORKS, create_network
 
 STUDENTS = ("lenet5", "lenet5-half", "alexnet", "alexnet-half", "resnet20")
@@ -92,28 +94,14 @@ def functional_step(name: str, images: int) -> Step:
     return step
 
 
-def grouped_step(name: str, images: int) -> Step:
-    """A step of STACKED LeNet5s whose channels lie side by side, as groups of the same convolutions."""
-    students = [fresh(name).state_dict() for _ in range(STACKED)]
-    weights = {part: torch.stack([student[part] for student in students]).requires_grad_() for part in students[0]}
-    optimiser = _adam(list(weights.values()))
-    batches = [_batch(name, images) for _ in students]
-    side_by_side = torch.cat([x for x, _ in batches], dim=1).contiguous(memory_format=torch.channels_last)
-    answers_nk = torch.cat([y for _, y in batches])
-
-    def convolved(x: torch.Tensor, layer: str, padding: int) -> torch.Tensor:
-        kernels, biases = weights[f"{layer}.weight"].flatten(0, 1), weights[f"{layer}.bias"].flatten()
-        x = F.conv2d(x, kernels, biases, padding=padding, groups=STACKED)
-        return torch.relu(F.max_pool2d(x, 2))
-
-    def multiplied(x: torch.Tensor, layer: str) -> torch.Tensor:
-        return torch.baddbmm(weights[f"{layer}.bias"][:, None], x, weights[f"{layer}.weight"].transpose(1, 2))
+def stacked_step(name: str, images: int) -> Step:
+    """A step of STACKED students in one network."""
+    network = Stack([fresh(name) for _ in range(STACKED)]).to(memory_format=torch.channels_last)
+    images_nchw, answers_nk = _batch(name, STACKED * images)
+    optimiser = _adam(list(network.parameters()))
 
     def step() -> None:
-        x = convolved(convolved(side_by_side, "conv1", 0), "conv2", 2)
-        x = x.reshape(images, STACKED, -1).transpose(0, 1)
-        x = torch.relu(multiplied(torch.relu(multiplied(x, "dense1")), "dense2"))
-        loss = F.cross_entropy(multiplied(x, "logits").flatten(0, 1), answers_nk) * STACKED
+        loss = F.cross_entropy(network(images_nchw), answers_nk) * STACKED
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -160,13 +148,14 @@ def main(
             ways["compiled"]()
             print(f"{name}: the first compiled step took {time.perf_counter() - started:.0f} s", flush=True)
         _print(name, batch_size, rates(ways, batch_size, turns), "channels last")
-    for name in (name for name in names if name.startswith("lenet5")):
+    for name in names:
         alone = [single_step(name, batch_size, way="channels last") for _ in range(STACKED)]
         ways = {
             "one after the other": lambda alone=alone: [step() for step in alone],  # type: ignore[misc]
-            "stacked": grouped_step(name, batch_size),
-            "torch.func": functional_step(name, batch_size),
+            "side by side": stacked_step(name, batch_size),
         }
+        if name.startswith("lenet5"):
+            ways["torch.func"] = functional_step(name, batch_size)
         found = rates(ways, STACKED * batch_size, turns)
         _print(f"{STACKED} x {name}", batch_size, found, "one after the other")
 

@@ -3,7 +3,8 @@
 One epoch of each of the paper's students, three times in turns: by the loop that one would write with torchvision
 (each image through PIL, RandomAffine, RandomHorizontalFlip and ToTensor in a DataLoader, then Adam as it comes), with
 its images prepared in the training's own process and in two more, and by the project's own, which rotates, shifts and
-mirrors as much. Nothing is learnt: the images are noise, and speed does not depend on them.
+mirrors as much; and three students at once by the project's own, side by side in one network (`stacking`). Nothing
+is learnt: the images are noise, and speed does not depend on them.
 
 The limit is arithmetic: the floating-point operations that torch counts in an image's way forward and back, over the
 rate at which this machine multiplies matrices of 1,024 x 1,024. Only the ratios mean something; no figure is a test.
@@ -30,6 +31,7 @@ from distill_client.config import AugmentationConfig, TrainingConfig
 from distill_client.randomness import torch_generator
 from distill_client.student.lessons import Lessons
 from distill_client.student.networks import create_student
+from distill_client.student.stacking import side_by_side
 from distill_client.student.training import train_student
 
 # The paper's students: image height and width, channels, batch size, and how many times ``--images`` an epoch has.
@@ -41,6 +43,7 @@ STUDENTS = {
     "resnet20": (32, 3, 16, 1),
 }
 CLASSES = 10
+STACKED = 3  # the members of an ensemble, as our method has them
 BOUNDS = AugmentationConfig(rotate_degrees=10, shift_fraction=0.1, flip=True)
 WORKERS = (0, 2)
 
@@ -97,7 +100,10 @@ def seconds_on(clock: Clock) -> float:
 
 
 def measure(name: str, images: int, rounds: int, device: torch.device, clock: Clock) -> dict[str, float]:
-    """Images per second, the best of ``rounds``: the usual loop by its number of workers, and "ours"."""
+    """Images per second, the best of ``rounds``: the usual loop by its number of workers, "ours", and "stacked".
+
+    The last is of STACKED students at once, each of whose images counts.
+    """
     side, channels, batch_size, times = STUDENTS[name]
     count = images * times // batch_size * batch_size
     rng = np.random.default_rng(1)
@@ -110,23 +116,27 @@ def measure(name: str, images: int, rounds: int, device: torch.device, clock: Cl
         loader = DataLoader(usual_images, batch_size, shuffle=True, num_workers=workers)
         return lambda: train_usually(fresh(name, device), loader)
 
-    def ours(**length: int) -> object:
+    def ours(students: int = 1, **length: int) -> object:
+        network = side_by_side([fresh(name, device) for _ in range(students)])
         config = TrainingConfig(batch_size=batch_size, learning_rate=1e-3, **length)
         generator = torch_generator(1, "benchmark.training", device)
-        return train_student(fresh(name, device), lessons, config, generator)
+        return train_student(network.to(device), lessons, config, generator)
 
-    ours(steps=2)  # what is loaded and chosen at first is no part of an epoch
+    for students in (1, STACKED):
+        ours(students, steps=2)  # what is loaded and chosen at first is no part of an epoch
     train_usually(
         fresh(name, device), DataLoader(torch.utils.data.Subset(usual_images, range(2 * batch_size)), batch_size)
     )
-    ways = {f"{workers} workers": usually(workers) for workers in WORKERS} | {"ours": lambda: ours(epochs=1)}
+    ways = {f"{workers} workers": usually(workers) for workers in WORKERS}
+    ways |= {"ours": lambda: ours(epochs=1), "stacked": lambda: ours(STACKED, epochs=1)}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, train in ways.items():
             started = seconds_on(clock)
             train()
             seconds[way].append(seconds_on(clock) - started)
-    return {way: count / min(spent) for way, spent in seconds.items()}
+    trained = {way: count * (STACKED if way == "stacked" else 1) for way in ways}
+    return {way: trained[way] / min(spent) for way, spent in seconds.items()}
 
 
 def operations_per_image(name: str) -> float:
@@ -167,13 +177,17 @@ def main(
     place = torch.device(device)
     rate = matrix_rate(place, clock)
     print(f"matrix products: {rate / 1e9:,.0f} GFLOP/s, {torch.get_num_threads()} threads, {device}, {clock} clock")
-    print("images/s      usual, 0 workers   2 workers        ours   ours / better usual     limit   ours / limit")
+    print(
+        "images/s      usual, 0 workers   2 workers        ours   ours / better usual     limit   ours / limit"
+        f"   {STACKED} at once   / ours"
+    )
     for name in only.split(","):
         found = measure(name, images, rounds, place, clock)
         usual, limit = max(found[f"{workers} workers"] for workers in WORKERS), rate / operations_per_image(name)
         print(
             f"{name:<13} {found['0 workers']:16,.0f} {found['2 workers']:11,.0f} {found['ours']:11,.0f} "
-            f"{found['ours'] / usual:21.1f} {limit:9,.0f} {found['ours'] / limit:14.2f}",
+            f"{found['ours'] / usual:21.1f} {limit:9,.0f} {found['ours'] / limit:14.2f} "
+            f"{found['stacked']:11,.0f} {found['stacked'] / found['ours']:8.2f}",
             flush=True,
         )
 

@@ -1,6 +1,6 @@
 """Who is trained on what: our student, and the two baselines it is measured against, under one schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from distill_client.student.lending import call_ranks
 from distill_client.student.lessons import Lessons
 from distill_client.student.losses import Loss, targets_for
 from distill_client.student.networks import create_student
+from distill_client.student.stacking import gains_by_stacking, side_by_side
 from distill_client.student.targets import answered_rows, targets_from_values, top_classes
 from distill_client.student.training import train_student
 from distill_client.teachers.paid.labelled import LabelledImages
@@ -32,6 +33,7 @@ STUDENT = "student"
 STANDARD_KD = "standard_kd"
 STUDENT_ALONE = "student_alone"
 INITIAL_WEIGHTS = "student.initial-weights"
+_TOGETHER = ".members"
 
 Heard = Callable[[int, int, float], None]  # (step, steps, loss) of a training
 
@@ -122,51 +124,56 @@ def train_contender(
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train one contender, going on from its checkpoint if there is one; return it with its training reports.
 
-    Where labels ask for an ensemble (``ensemble`` says why), its members are trained first, each with a checkpoint of
-    its own beside ``checkpoint_path``; one that is finished is read from there. ``progress`` hears of all as one.
+    Where the lessons ask for an ensemble (``ensemble`` says why), its members are trained first: as one where that is
+    faster (``gains_by_stacking``), or one after the other. Either has a checkpoint of its own beside
+    ``checkpoint_path``, and what is finished is read from there. ``progress`` hears of all as one.
     """
     height, width, channels = lessons.images_nhwc.shape[1:]
 
     def train(
-        name: str, weights: str, taught: Lessons, path: Path, heard: Heard
+        part: str, weights: Sequence[str], taught: Lessons, heard: Heard
     ) -> tuple[nn.Module, list[dict[str, float]]]:
-        classes = taught.targets_nk.shape[1]
-        network = fresh_network(config, image_hwc=(height, width, channels), classes=classes, weights=weights)
-        generator = torch_generator(config.seed, f"train.{name}", device)
-        network = network.to(device)
-        call_ranks(config.student.network, taught, config.training, generator.initial_seed(), device)
-        return network, train_student(network, taught, config.training, generator, Checkpoint(path), heard)
+        """One training; ``part`` tells it from the contender's others, ``weights`` names those of each network."""
+        shape = {"image_hwc": (height, width, channels), "classes": taught.targets_nk.shape[1]}
+        network = side_by_side([fresh_network(config, **shape, weights=name) for name in weights]).to(device)
+        generator = torch_generator(config.seed, f"train.{contender}{part}", device)
+        seed, checkpoint = generator.initial_seed(), Checkpoint(_part_path(checkpoint_path, part))
+        call_ranks(config.student.network, taught, config.training, seed, device, len(weights))
+        return network, train_student(network, taught, config.training, generator, checkpoint, heard)
 
     if (amplification := lessons.amplification) is None:
-        return train(contender, INITIAL_WEIGHTS, lessons, checkpoint_path, progress)
-    members, trainings = [], amplification.ensemble + 1
+        return train("", [INITIAL_WEIGHTS], lessons, progress)
+    count, networks = amplification.ensemble, []
     as_answered = replace(lessons, amplification=None, augmentation=with_blends(lessons.augmentation))
-    for number, path in enumerate(_member_checkpoints(checkpoint_path, amplification.ensemble)):
-        name = f"{contender}.member-{number}"
-        heard = _as_part(progress, number, trainings)
-        members.append(train(name, f"{name}.initial-weights", as_answered, path, heard)[0].eval())
-    heard = _as_part(progress, trainings - 1, trainings)
+    members = _member_parts(count)
+    together = gains_by_stacking(config.student.network, device)
+    for done, (part, trained) in enumerate([(_TOGETHER, members)] if together else [(one, [one]) for one in members]):
+        weights = [f"{contender}{one}.initial-weights" for one in trained]
+        heard = _as_part(progress, done, len(trained), count + 1)
+        networks.append(train(part, weights, as_answered, heard)[0].eval())
     augmentation = without_blends(lessons.augmentation)  # what blends are is the ensemble's to say
-    taught = replace(as_answered, augmentation=augmentation, ensemble=Ensemble(members, amplification))
-    return train(contender, INITIAL_WEIGHTS, taught, checkpoint_path, heard)
+    taught = replace(as_answered, augmentation=augmentation, ensemble=Ensemble(networks, amplification))
+    return train("", [INITIAL_WEIGHTS], taught, _as_part(progress, count, 1, count + 1))
 
 
-def _as_part(progress: Heard, done: int, trainings: int) -> Heard:
-    """Tell of one training as the part of several equally long ones that follows ``done`` of them."""
-    return lambda step, steps, loss: progress(done * steps + step, trainings * steps, loss)
+def _as_part(progress: Heard, done: int, trained: int, trainings: int) -> Heard:
+    """Tell of ``trained`` trainings at once, after ``done``, as a part of ``trainings`` equally long ones."""
+    return lambda step, steps, loss: progress(done * steps + trained * step, trainings * steps, loss)
 
 
-def _member_checkpoints(checkpoint_path: Path, count: int) -> list[Path]:
-    return [
-        checkpoint_path.with_name(f"{checkpoint_path.stem}.member-{number}.safetensors") for number in range(count)
-    ]
+def _member_parts(count: int) -> list[str]:
+    return [f".member-{number}" for number in range(count)]
+
+
+def _part_path(checkpoint_path: Path, part: str) -> Path:
+    return checkpoint_path.with_stem(checkpoint_path.stem + part)
 
 
 def remove_checkpoints(config: RunConfig, checkpoint_path: Path) -> None:
     """Remove what ``train_contender`` left at and beside ``checkpoint_path``, once the contender is kept."""
     members = max(config.label_only.ensemble, config.amplification.ensemble)
-    for path in [checkpoint_path, *_member_checkpoints(checkpoint_path, members)]:
-        path.unlink(missing_ok=True)
+    for part in ["", _TOGETHER, *_member_parts(members)]:
+        _part_path(checkpoint_path, part).unlink(missing_ok=True)
 
 
 def save_network(network: nn.Module, path: Path) -> None:

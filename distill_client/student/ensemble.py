@@ -26,6 +26,7 @@ from torch import nn
 from distill_client.config import EnsembleConfig
 from distill_client.student.augmentation import blend_within_batch
 from distill_client.student.losses import Targets
+from distill_client.student.stacking import networks_in
 
 
 def prior_shift(labels_n: NDArray[np.int64], is_real_n: NDArray[np.bool_], classes: int) -> NDArray[np.float32]:
@@ -39,15 +40,18 @@ def prior_shift(labels_n: NDArray[np.int64], is_real_n: NDArray[np.bool_], class
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Trained members, in evaluation mode and on the device of the training that they teach."""
+    """Trained members, in evaluation mode and on the device of the training that they teach.
 
-    members: Sequence[nn.Module]
+    Each of ``networks`` is a member, or a ``Stack`` of several.
+    """
+
+    networks: Sequence[nn.Module]
     config: EnsembleConfig
 
     def probabilities(self, images_nchw: torch.Tensor, shift_k: torch.Tensor) -> torch.Tensor:
         """The mean of the members' class probabilities_nk, with ``shift_k`` added to the logits of each."""
         with torch.no_grad():
-            return torch.stack([torch.softmax(net(images_nchw) + shift_k, dim=1) for net in self.members]).mean(dim=0)
+            return torch.cat([_opinions(net, images_nchw, shift_k) for net in self.networks], dim=1).mean(dim=1)
 
     def teach(
         self, images_nchw: torch.Tensor, targets: Targets, shift_k: torch.Tensor, generator: torch.Generator
@@ -63,6 +67,13 @@ class Ensemble:
 
     def weights(self) -> Iterator[bytes]:
         """The bytes of all members' weights, by which a checkpoint knows its ensemble."""
-        for network in self.members:
+        for network in self.networks:
             for tensor in network.state_dict().values():
                 yield tensor.cpu().contiguous().numpy().tobytes()
+
+
+def _opinions(network: nn.Module, images_nchw: torch.Tensor, shift_k: torch.Tensor) -> torch.Tensor:
+    """What each member in ``network`` thinks of the same images: N x members x K."""
+    members = networks_in(network)
+    logits_nk = network(images_nchw.repeat_interleave(members, dim=0))
+    return torch.softmax(logits_nk + shift_k, dim=1).view(len(images_nchw), members, -1)

@@ -21,6 +21,7 @@ from distill_client.student.ensemble import Ensemble
 from distill_client.student.lessons import Lessons
 from distill_client.student.networks import create_student
 from distill_client.student.ranks import Ranks, joined, own_device
+from distill_client.student.stacking import networks_in, side_by_side
 from distill_client.student.training import train_student
 
 
@@ -28,7 +29,8 @@ from distill_client.student.training import train_student
 class _Training:
     """What a rank needs for its part of a training: ``lessons`` with their images copied out and no ensemble in them.
 
-    ``members`` are the weights of the ensemble's networks, on the CPU; all networks are of one architecture.
+    ``stacked`` networks train side by side. ``teachers`` are the ensemble's networks: of each, how many members it
+    stands for, and its weights, on the CPU. All are of one architecture.
     """
 
     network: str
@@ -36,38 +38,44 @@ class _Training:
     config: TrainingConfig
     seed: int
     device_kind: str
+    stacked: int
     amplification: EnsembleConfig | None
-    members: list[dict[str, torch.Tensor]]
+    teachers: list[tuple[int, dict[str, torch.Tensor]]]
 
     def take_part(self) -> None:
         """Train as rank 0 does; it sends its weights, and its state where it goes on from a checkpoint."""
         device = own_device(self.device_kind)
         lessons = self.lessons
         if self.amplification is not None:
-            members = [self._network(weights).to(device).eval() for weights in self.members]
-            lessons = replace(lessons, ensemble=Ensemble(members, self.amplification))
+            networks = [self._network(members, weights).to(device).eval() for members, weights in self.teachers]
+            lessons = replace(lessons, ensemble=Ensemble(networks, self.amplification))
         generator = torch.Generator(device).manual_seed(self.seed)
         with suppress(ConfigError):  # rank 0 has the same, and says it
-            train_student(self._network().to(device), lessons, self.config, generator)
+            train_student(self._network(self.stacked).to(device), lessons, self.config, generator)
 
-    def _network(self, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
+    def _network(self, members: int, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
         height, width, channels = self.lessons.images_nhwc.shape[1:]
-        network = create_student(
-            self.network,
-            image_hwc=(height, width, channels),
-            classes=self.lessons.targets_nk.shape[1],
-            generator=torch.Generator(),
+        classes, generator = self.lessons.targets_nk.shape[1], torch.Generator()
+        network = side_by_side(
+            [
+                create_student(
+                    self.network, image_hwc=(height, width, channels), classes=classes, generator=generator
+                )
+                for _ in range(members)
+            ]
         )
         if weights is not None:
             network.load_state_dict(weights)
         return network
 
 
-def call_ranks(network: str, lessons: Lessons, config: TrainingConfig, seed: int, device: torch.device) -> None:
+def call_ranks(
+    network: str, lessons: Lessons, config: TrainingConfig, seed: int, device: torch.device, stacked: int = 1
+) -> None:
     """Have the waiting ranks take part in the training that rank 0 begins next; without any, do nothing.
 
-    ``network`` is the architecture's name, ``seed`` that of the training's generator. Raises ConfigError as
-    ``require_own`` does.
+    ``network`` is the architecture's name, ``seed`` that of the training's generator; ``stacked`` networks train side
+    by side. Raises ConfigError as ``require_own`` does.
     """
     ranks = Ranks.here()
     if ranks.count == 1:
@@ -81,8 +89,9 @@ def call_ranks(network: str, lessons: Lessons, config: TrainingConfig, seed: int
         config,
         seed,
         device.type,
+        stacked,
         None if ensemble is None else ensemble.config,
-        [] if ensemble is None else [_on_cpu(member) for member in ensemble.members],
+        [] if ensemble is None else [(networks_in(taught), _on_cpu(taught)) for taught in ensemble.networks],
     )
     ranks.told(training)
 

@@ -39,14 +39,18 @@ class Ranks:
         """What stands for ``network`` in a training: the same weights, and gradients that are the ranks' mean."""
         return network if self.count == 1 else DistributedDataParallel(network)
 
-    def part(self, images: int) -> slice:
-        """This rank's rows of a batch. Raises ConfigError where a rank would have none."""
+    def part(self, images: int, members: int = 1) -> slice:
+        """This rank's rows of a batch, of which each image has ``members``, one for each network that is trained.
+
+        Raises ConfigError where a rank would have none.
+        """
         if images < self.count:
             raise ConfigError(
                 f"training.batch_size: a batch has {images} images for {self.count} processes; allowed is at least "
                 "one for each"
             )
-        return slice(self._first_row(self.number, images), self._first_row(self.number + 1, images))
+        first, end = self._first_row(self.number, images), self._first_row(self.number + 1, images)
+        return slice(first * members, end * members)
 
     def weight(self, images: int) -> float:
         """What a mean over this rank's part is multiplied by, for the mean of the ranks to be the batch's."""

@@ -22,6 +22,7 @@ from distill_client.student.checkpoint import (
 from distill_client.student.lessons import LessonImages, Lessons
 from distill_client.student.losses import Targets
 from distill_client.student.ranks import Ranks
+from distill_client.student.stacking import networks_in
 from shared.networks.penalty import parameter_groups
 
 # A run reports, and adds a row to its metrics, this many times. Reading the loss makes a GPU wait, so not every step.
@@ -63,6 +64,8 @@ def train_student(
     """Train ``network`` in place, on the device its weights are on, and return the metrics of the whole training.
 
     The loss is the cross-entropy against the targets (``losses`` has it): the divergence from them, up to a constant.
+    A ``Stack`` teaches each of its networks in an order and with variations of its own; their mean loss is told.
+
     With ``averaging_decay`` the network ends with the averaged weights. With a checkpoint, a training that was killed
     goes on where it was last saved and ends as if it had never stopped. ``progress`` hears (step, total steps, loss);
     a row of metrics is step, loss (the mean since the row before) and learning_rate.
@@ -95,8 +98,8 @@ def train_inside(
     optimiser = torch.optim.Adam(parameter_groups(network, config.l2), lr=config.learning_rate, fused=True)
     images, targets = LessonImages(lessons, device), Targets.of(lessons.targets_nk, device)
     shift_k = torch.tensor(0.0 if lessons.prior_shift_k is None else lessons.prior_shift_k).to(device)
-    batch_size = min(config.batch_size, len(lessons))
-    part, weight = ranks.part(batch_size), ranks.weight(batch_size)
+    batch_size, members = min(config.batch_size, len(lessons)), networks_in(network)
+    part, weight = ranks.part(batch_size, members), ranks.weight(batch_size)
     total = total_steps(config, len(lessons))
     report_every = max(1, total // _REPORTS)
 
@@ -113,8 +116,8 @@ def train_inside(
     while state.step < total:
         position = state.step % (len(lessons) // batch_size)
         if position == 0:
-            state.order = torch.randperm(len(lessons), generator=generator, device=generator.device).to(device)
-        rows = state.order[position * batch_size : (position + 1) * batch_size]
+            state.order = _shuffles(len(lessons), members, generator).to(device)
+        rows = state.order[position * batch_size : (position + 1) * batch_size].flatten()
         batch, answers = _vary(lessons, images.batch(rows), targets[rows], shift_k, generator)
         learning_rate = learning_rate_at(config, state.step, total)
         for group in optimiser.param_groups:
@@ -125,7 +128,7 @@ def train_inside(
             logits_nk = learner(batch[part]).float()
         loss = answers[part].cross_entropy(logits_nk + shift_k) * weight
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * members).backward()  # type: ignore[no-untyped-call]  # of each network its own loss' gradient
         optimiser.step()
         state.summed_loss += ranks.mean(loss.detach())
         state.step += 1
@@ -149,6 +152,12 @@ def train_inside(
 
     network.load_state_dict(averaged, strict=False)
     return state.metrics
+
+
+def _shuffles(images: int, members: int, generator: torch.Generator) -> torch.Tensor:
+    """An order of the images for each network, int64 images x members; flat, interlaced as in a ``Stack``."""
+    orders = [torch.randperm(images, generator=generator, device=generator.device) for _ in range(members)]
+    return torch.stack(orders, dim=1)
 
 
 def _vary(

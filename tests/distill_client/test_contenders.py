@@ -6,6 +6,7 @@ import torch
 
 from distill_client import contenders
 from distill_client.contenders import (
+    INITIAL_WEIGHTS,
     STANDARD_KD,
     STUDENT,
     STUDENT_ALONE,
@@ -23,6 +24,7 @@ from distill_client.pool import Pool
 from distill_client.student.ensemble import prior_shift
 from distill_client.student.lessons import Lessons
 from distill_client.student.losses import Loss, choose_loss
+from distill_client.student.stacking import networks_in
 from distill_client.teachers.paid.labelled import LabelledImages
 from distill_client.teachers.protocol import Values
 from tests.distill_client.fakes import Interrupted, SilentReporter, answer_to, tiny_config
@@ -169,9 +171,27 @@ def test_whole_answers_are_amplified_where_it_is_asked_for(disclosure: str, is_t
     assert ("; the student also from an ensemble of 2 students of the answers" in told) is is_taught_so
 
 
-@pytest.mark.parametrize("killed_at", [1, 11, 20, 21, 37, 40, 41, 59])
-def test_an_ensembles_training_that_is_killed_ends_as_if_it_had_never_stopped(tmp_path: Path, killed_at: int) -> None:
+@pytest.mark.parametrize(
+    ("together", "killed_at", "goes_on_at"),
+    [
+        (True, 2, 2),
+        (True, 38, 2),
+        (True, 40, 2),
+        (True, 41, 41),
+        (True, 59, 41),
+        (False, 1, 1),
+        (False, 20, 1),
+        (False, 21, 21),
+        (False, 37, 21),
+        (False, 41, 41),
+    ],
+)
+def test_an_ensembles_training_that_is_killed_ends_as_if_it_had_never_stopped(
+    tmp_path: Path, together: bool, killed_at: int, goes_on_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two members and the student, of 20 steps each, told as 60; a killed training may only lose its own steps."""
+    monkeypatch.setattr(contenders, "gains_by_stacking", lambda *_: together)
+    told = [*(range(2, 41, 2) if together else range(1, 41)), *range(41, 61)]
     config, pool = tiny_config(label_only={"ensemble": 2, "prior_correction": True}), some_pool()
     labels = bought(pool, disclosure="label")
     lessons = prepare_lessons(config, pool, labels, draw_held_out(config, 100), loss_of(labels))[STUDENT]
@@ -187,26 +207,25 @@ def test_an_ensembles_training_that_is_killed_ends_as_if_it_had_never_stopped(tm
         return train_contender(config, STUDENT, lessons, device=CPU, checkpoint_path=path, progress=hear)
 
     whole, metrics = train(tmp_path / "whole" / "student.safetensors")
-    assert heard == list(range(1, 61))
+    assert heard == told
     path = tmp_path / "killed" / "student.safetensors"
     with pytest.raises(Interrupted):
         train(path, killed_at)
     heard.clear()
     resumed, resumed_metrics = train(path)
-    assert heard == list(range(1 + (killed_at - 1) // 20 * 20, 61))  # what is finished is read, not trained again
+    assert heard == told[told.index(goes_on_at) :]  # what is finished is read, not trained again
     assert resumed_metrics == metrics
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor)
-    assert sorted(file.name for file in path.parent.iterdir()) == [
-        "student.member-0.safetensors",
-        "student.member-1.safetensors",
-        "student.safetensors",
-    ]
+    parts = ["members"] if together else ["member-0", "member-1"]
+    files = [f"student.{part}.safetensors" for part in parts] + ["student.safetensors"]
+    assert sorted(file.name for file in path.parent.iterdir()) == files
     remove_checkpoints(config, path)
     assert list(path.parent.iterdir()) == []
     remove_checkpoints(config, path)
 
 
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize(
     ("configured", "members", "student"),
     [
@@ -216,10 +235,9 @@ def test_an_ensembles_training_that_is_killed_ends_as_if_it_had_never_stopped(tm
     ],
 )
 def test_members_learn_blends_of_labels_and_the_student_the_ensembles_word_for_them(
-    tmp_path: Path, configured: str, members: str, student: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, configured: str, members: str, student: str, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Lessons] = []
-
     seeds: list[int] = []
     starts: list[torch.Tensor] = []
 
@@ -228,24 +246,28 @@ def test_members_learn_blends_of_labels_and_the_student_the_ensembles_word_for_t
     ) -> list[dict[str, float]]:
         trained.append(lessons)
         seeds.append(generator.initial_seed())
-        starts.append(next(network.parameters()).detach().clone())
+        starts.extend(next(network.parameters()).detach().clone().chunk(networks_in(network)))
         return []
 
+    monkeypatch.setattr(contenders, "gains_by_stacking", lambda *_: together)
     monkeypatch.setattr(contenders, "train_student", spy)
     config, labels = tiny_config(student={"augmentation": configured}), bought(some_pool(), disclosure="label")
     lessons = prepare_lessons(config, some_pool(), labels, draw_held_out(config, 100), loss_of(labels))[STUDENT]
     path = tmp_path / "student.safetensors"
     train_contender(config, STUDENT, lessons, device=CPU, checkpoint_path=path, progress=lambda *_: None)
-    assert [each.augmentation for each in trained] == [members] * 3 + [student]
-    assert [each.ensemble is None for each in trained] == [True] * 3 + [False]
+    trainings = 1 if together else 3
+    assert [each.augmentation for each in trained] == [members] * trainings + [student]
+    assert [each.ensemble is None for each in trained] == [True] * trainings + [False]
     assert trained[-1].ensemble is not None
-    assert not any(network.training for network in trained[-1].ensemble.members)
+    assert not any(network.training for network in trained[-1].ensemble.networks)
     assert all(np.array_equal(each.targets_nk, lessons.targets_nk) for each in trained)
 
-    assert len(set(seeds)) == 4
+    assert len(set(seeds)) == trainings + 1
     assert not any(torch.equal(one, other) for number, one in enumerate(starts) for other in starts[:number])
-    of_all = fresh_network(config, image_hwc=(28, 28, 1), classes=10)
-    assert torch.equal(starts[-1], next(of_all.parameters()))
+    names = [f"student.member-{number}.initial-weights" for number in range(3)] + [INITIAL_WEIGHTS]
+    for start, name in zip(starts, names, strict=True):  # the same ones, together or apart
+        fresh = fresh_network(config, image_hwc=(28, 28, 1), classes=10, weights=name)
+        assert torch.equal(start, next(fresh.parameters()))
 
 
 def test_contenders_begin_with_the_same_weights_and_are_saved_whole(tmp_path: Path) -> None:

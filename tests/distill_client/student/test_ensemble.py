@@ -45,7 +45,7 @@ def test_blends_are_what_the_ensemble_thinks_and_bought_images_a_share_of_their_
     taught_nchw, answers = ensemble.teach(images_nchw, targets, NO_SHIFT, torch_generator(1, "x"))
     assert torch.equal(taught_nchw[blended:], images_nchw[blended:])
     with torch.no_grad():
-        one, other = (torch.softmax(network(taught_nchw), dim=1) for network in ensemble.members)
+        one, other = (torch.softmax(network(taught_nchw), dim=1) for network in ensemble.networks)
     opinions_nk = (one + other) / 2
     assert torch.allclose(answers.named_nk[:blended], opinions_nk[:blended], atol=1e-6)
     expected_nk = 0.3 * targets.named_nk[blended:] + 0.7 * opinions_nk[blended:]
