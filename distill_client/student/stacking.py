@@ -15,11 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from shared.networks import network_source
 
-# Steps of three students as one, relative to one after the other, on one core (`benchmarks/steps.py`), in batches of
-# 64 and of 256: lenet5 1.35 and 1.16, lenet5-half 1.72 and 1.56, alexnet 0.90 and 0.85, alexnet-half 0.98 and 0.95,
-# resnet20 0.93 and 0.68. Small networks gain by fewer, larger calls; where the convolutions alone take the time, groups
-# of them cost a CPU more. A GPU has not been measured: there each call costs its launch, and of three students as one
-# there are a third as many.
+# Steps of three students as one, relative to one after the other, on one core (`benchmarks/steps.py`), in batches
+# of 64 and of 256: lenet5 1.35 and 1.16, lenet5-half 1.72 and 1.56, alexnet 0.90 and 0.85, alexnet-half 0.98 and
+# 0.95, resnet20 0.93 and 0.68. Small networks gain by fewer, larger calls; where the convolutions alone take the
+# time, a CPU pays more for groups of them. A GPU has not been measured: there each call costs its launch, and of
+# three students as one there are a third as many.
 _FASTER_ON_CPU = ("lenet5", "lenet5-half")
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from distill_client import contenders
 from distill_client.errors import ConfigError
 from distill_client.stages import fs_bbt
 from distill_client.synthesis import cvae
@@ -54,8 +55,12 @@ def test_runs_on_less_than_probabilities_and_says_how_it_learns(
     assert len(reporter.learnt_by) == 1  # nothing was trained
 
 
-def test_a_run_on_labels_that_is_killed_while_an_ensemble_trains_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    """It comes within the third of four trainings; once the student is kept, the disk holds none of the others."""
+@pytest.mark.parametrize(("together", "finished"), [(True, []), (False, [".member-0", ".member-1"])])
+def test_a_run_on_labels_that_is_killed_while_an_ensemble_trains_ends_as_if_it_had_not_been(
+    tmp_path: Path, together: bool, finished: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the three members' training, or the third's; once the student is kept, the disk holds none of them."""
+    monkeypatch.setattr(contenders, "gains_by_stacking", lambda *_: together)
     summaries = []
     for name in ("whole", "killed"):
         teacher, path = FakeTeacher(disclosure="label"), tmp_path / name
@@ -64,7 +69,7 @@ def test_a_run_on_labels_that_is_killed_while_an_ensemble_trains_ends_as_if_it_h
             with pytest.raises(Interrupted):
                 bring_to_its_end(path, teacher, SilentReporter(interrupt="student"))
             members = sorted(file.name for file in (path / "checkpoints").iterdir())
-            assert members == [f"student.member-{number}.safetensors" for number in range(2)]
+            assert members == [f"student{part}.safetensors" for part in finished]
         summaries.append(bring_to_its_end(path, teacher))
         assert list((path / "checkpoints").iterdir()) == []
         assert teacher.spent == 100
