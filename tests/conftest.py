@@ -8,6 +8,7 @@ import torch
 
 from tests.ledger_places import KINDS, LedgerPlace, postgresql_place, sqlite_place
 from tests.postgresql import PostgreSQL
+from tests.reliability.processes import close_forks
 
 # Tests, servers and clients share two cores, and waiting threads spin.
 torch.set_num_threads(1)
@@ -22,6 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not str(item.path).startswith(_FIRST))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _forks_end() -> Iterator[None]:
+    yield
+    close_forks()
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A real server, started when first asked for."""
@@ -31,8 +38,12 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerPlace:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LedgerPlace]:
     """A new ledger, on each of the two databases in turn."""
     if request.param == "sqlite":
-        return sqlite_place(tmp_path)
-    return postgresql_place(tmp_path, request.getfixturevalue("postgresql"))
+        yield sqlite_place(tmp_path)
+        return
+    server = request.getfixturevalue("postgresql")
+    place = postgresql_place(tmp_path, server)
+    yield place
+    server.give_back(place.url)

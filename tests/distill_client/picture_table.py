@@ -5,15 +5,15 @@ Each row is one file of a folder that `distill plan` reads as a pool; what the u
 
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.distill_client.pool.test_npz_files import BAD_FILES
+from tests.reliability.processes import Done, ForkServer, close_forks
 from tests.shared.odd_pictures import encode, ignored_files, paint, unusable_files, usable_files, write_all
 
-BIN = Path(sys.executable).parent
+DISTILL = ForkServer("tests.reliability.distill_program:main")
 KINDS = {
     "rotated by EXIF.jpg": "held upright by EXIF alone: turned, then cut",
     "transparent.png": "with alpha: laid over black",
@@ -58,7 +58,7 @@ def write_pictures(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
 
 
-def plan(folder: Path, pool: str, images: int) -> subprocess.CompletedProcess[str]:
+def plan(folder: Path, pool: str, images: int) -> Done:
     """`distill plan` of a pool, without a teacher."""
     config = folder.parent / "experiment.toml"
     config.write_text(
@@ -66,9 +66,7 @@ def plan(folder: Path, pool: str, images: int) -> subprocess.CompletedProcess[st
         f'student.network = "torchvision:mobilenet_v3_small"\ntraining.steps = 1\n'
         f'[pool]\n{pool}\nsize = "64x64x3"\nimages = {images}\n'
     )
-    return subprocess.run(
-        [BIN / "distill", "plan", config], capture_output=True, text=True, check=False, timeout=120, env=os.environ
-    )
+    return DISTILL.run("distill", "plan", config)
 
 
 def picture_rows() -> list[str]:
@@ -103,3 +101,4 @@ def npz_rows() -> list[str]:
 
 if __name__ == "__main__":
     sys.stdout.write("\n".join([*picture_rows(), "", *npz_rows()]) + "\n")
+    close_forks()

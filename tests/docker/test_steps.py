@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,14 +13,26 @@ import pytest
 
 from docker import find_data, prepare_teacher, run_client
 from shared.datasets import DatasetUnavailable, load_dataset, published
+from tests.reliability.processes import Done, ForkServer
 
 PLANNED = 120
+TEACHER = ForkServer("tests.e2e.teacher_program:main")
+
+
+class ForkedTeacher:
+    """Stands for the module `subprocess`: the real `teacher`, but forked, which takes no second to start."""
+
+    PIPE = subprocess.PIPE
+
+    def run(self, words: list[str], *, check: bool, stdout: int | None = None) -> Done:
+        assert (words[0], check) == ("teacher", False)
+        return TEACHER.run(*words, env={"TEACHER_LEDGER": os.environ["TEACHER_LEDGER"]})
 
 
 @pytest.fixture
 def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders in place of the volumes, and a ledger as the teacher has left it."""
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(prepare_teacher, "subprocess", ForkedTeacher())
     monkeypatch.setenv("TEACHER_LEDGER", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     demo = tmp_path / "demo.json"
     demo.write_text(json.dumps({"dataset": "digits", "config": "configs/demo-digits.toml", "planned": PLANNED}))
@@ -35,6 +48,17 @@ def keys() -> dict[str, tuple[int, int]]:
     return {
         key["name"]: (key["granted"], key["spent"]) for key in prepare_teacher.teacher_json("keys", "list")["keys"]
     }
+
+
+def test_the_commands_are_the_installed_ones(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TEACHER_LEDGER", f"sqlite:///{volumes / 'ledger.sqlite'}")
+    prepare_teacher.teacher("usage")
+    assert prepare_teacher.teacher_json("keys", "list") == {"keys": []}
+    with pytest.raises(SystemExit) as ended:
+        prepare_teacher.teacher_json("keys", "show", "--name", "nobody")
+    assert ended.value.code == 2
 
 
 def test_the_first_key_has_a_budget_of_exactly_the_plans_cost_and_is_kept(volumes: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import ServerProcess, close_forks, run_json
+from tests.e2e.processes import ServerProcess, run_json
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,12 +14,6 @@ def _children_hear_ctrl_c() -> None:
     """A shell starts its background jobs with Ctrl-C ignored, and children inherit that; here it must work."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _forks_end() -> Iterator[None]:
-    yield
-    close_forks()
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,16 @@
 """Our commands as real processes, and a server that can be killed and started again.
 
-Most are forked by a process that has imported torch once, see ``tests.reliability.fork_server``: they start at once.
+Most are forked by a process that has imported torch once, see ``tests.reliability.processes``: they start at once.
 """
 
 import json
 import os
 import signal
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.reliability.processes import ForkServer, Program, wait_until
+from tests.reliability.processes import Done, ForkServer, Program, wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -24,42 +23,20 @@ def command(*words: object) -> list[str]:
     return [str(BIN / program), *arguments]
 
 
-_TARGETS = {
-    "teacher": "tests.e2e.teacher_program:main",
-    "distill": "tests.reliability.distill_program:main",
+_FORKS = {
+    "teacher": ForkServer("tests.e2e.teacher_program:main"),
+    "distill": ForkServer("tests.reliability.distill_program:main"),
 }
-_forks: dict[str, ForkServer] = {}
 
 
 def start(*words: object, log: Path, env: dict[str, str] | None = None) -> Program:
     """Start `teacher ...` or `distill ...`; standard output goes to ``log`` with the suffix .out, the rest to it."""
-    program = str(words[0])
-    if program not in _forks:
-        _forks[program] = ForkServer(_TARGETS[program])
-    return _forks[program].start(*words, log=log, env=env or ENVIRONMENT)
-
-
-def close_forks() -> None:
-    """End the processes that fork, and what they left running."""
-    while _forks:
-        _forks.popitem()[1].close()
-
-
-@dataclass(frozen=True)
-class Done:
-    """A command that has ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+    return _FORKS[str(words[0])].start(*words, log=log, env=env or ENVIRONMENT)
 
 
 def run(*words: object, env: dict[str, str] | None = None, timeout_s: float = 120) -> Done:
     """Run a command to its end."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        code = start(*words, log=log, env=env).wait(timeout_s)
-        return Done(code, log.with_suffix(".out").read_text(), log.read_text())
+    return _FORKS[str(words[0])].run(*words, env=env or ENVIRONMENT, timeout_s=timeout_s)
 
 
 def run_json(*words: object, env: dict[str, str] | None = None) -> dict[str, object]:

@@ -2,13 +2,12 @@
 
 import signal
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import ServerProcess, command
+from tests.e2e.processes import ServerProcess, run
 from tests.e2e.test_kill_and_resume import (
     PATIENCE_S,
     PLANNED,
@@ -17,11 +16,14 @@ from tests.e2e.test_kill_and_resume import (
     start_client,
     wait_until,
 )
+from tests.reliability.processes import Done
 
 
 def set_policy(server: ServerProcess, name: str, *options: str) -> str:
     words = ("teacher", "keys", "set", "--ledger", server.ledger_url, "--name", name, *options)
-    return subprocess.run(command(*words), capture_output=True, text=True, check=True, timeout=60).stdout
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def policies_kept(run_dir: Path) -> list[str]:
@@ -29,9 +31,8 @@ def policies_kept(run_dir: Path) -> list[str]:
         return [row[0] for row in connection.execute("SELECT DISTINCT disclosure FROM answers")]
 
 
-def resumed(run_dir: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    words = command("distill", "resume", run_dir)
-    return subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+def resumed(run_dir: Path, env: dict[str, str]) -> Done:
+    return run("distill", "resume", run_dir, env=env, timeout_s=PATIENCE_S)
 
 
 @pytest.mark.parametrize("is_running", [False, True], ids=["between a kill and its resume", "while it buys"])

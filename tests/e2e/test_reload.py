@@ -23,7 +23,8 @@ from shared.wire.images import NPY_MEDIA_TYPE, decode_npy, encode_npy
 from teacher_server.teachers.bundle import serialise_weights, write_bundle
 from teacher_server.teachers.classifier import load_classifier
 from teacher_server.teachers.manifest import BundleManifest
-from tests.e2e.processes import Done, ServerProcess, run
+from tests.e2e.processes import ServerProcess, run
+from tests.reliability.processes import Done
 
 NAME = "shifting"
 THREADS = 4

@@ -1,6 +1,4 @@
-"""Fork servers, one each for all tests of a process."""
-
-from collections.abc import Iterator
+"""What starts the programs of these tests."""
 
 import pytest
 
@@ -8,21 +6,18 @@ from tests.reliability.processes import ForkServer
 
 
 @pytest.fixture(scope="session")
-def teacher_forks() -> Iterator[ForkServer]:
+def teacher_forks() -> ForkServer:
     """Starts `teacher` commands."""
-    with ForkServer("tests.reliability.teacher_program:main") as forks:
-        yield forks
+    return ForkServer("tests.reliability.teacher_program:main")
 
 
 @pytest.fixture(scope="session")
-def distill_forks() -> Iterator[ForkServer]:
+def distill_forks() -> ForkServer:
     """Starts `distill` commands."""
-    with ForkServer("tests.reliability.distill_program:main") as forks:
-        yield forks
+    return ForkServer("tests.reliability.distill_program:main")
 
 
 @pytest.fixture(scope="session")
-def crowd_forks() -> Iterator[ForkServer]:
+def crowd_forks() -> ForkServer:
     """Starts client processes of a race."""
-    with ForkServer("tests.reliability.crowd_program:main") as forks:
-        yield forks
+    return ForkServer("tests.reliability.crowd_program:main")

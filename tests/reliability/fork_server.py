@@ -1,6 +1,7 @@
 """The other side of ``tests.reliability.processes``: imports what a program needs once, then forks it at once.
 
-``python -m tests.reliability.fork_server MODULE:FUNCTION``: one JSON object a line on standard input, an answer each.
+``python -m tests.reliability.fork_server``: one JSON object a line on standard input, an answer each. A program is
+named MODULE:FUNCTION, and its module imported here when it is first asked for.
 A forked program is a process like any other, with memory, files and locks of its own; only its imports were ready.
 When standard input ends, which the operating system sees to if its owner is killed, its programs are killed too.
 """
@@ -17,15 +18,13 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 
-def main(target: str) -> None:
-    module, _, function = target.partition(":")
-    program = getattr(importlib.import_module(module), function)
+def main() -> None:
     running: set[int] = set()
-    _say({"ready": os.getpid()})
     for line in sys.stdin.buffer:
         command = json.loads(line)
         if "arguments" in command:
-            pid = _fork(program, command)
+            module, _, function = command["target"].partition(":")
+            pid = _fork(getattr(importlib.import_module(module), function), command)
             running.add(pid)
             _say({"pid": pid})
         else:
@@ -80,4 +79,4 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

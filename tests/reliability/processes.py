@@ -1,6 +1,7 @@
 """Programs that start in milliseconds and can be killed at any moment: forked by a process that has imported them.
 
-See ``tests.reliability.fork_server``. All else about them is real: the command line, HTTP, the ledger, SIGKILL.
+See ``tests.reliability.fork_server``. All else about them is real: the command line, HTTP, the ledger, SIGKILL. All
+tests of a pytest process share one that forks, so that torch and the rest are imported once for all of them.
 """
 
 import json
@@ -9,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("TEACHER_", "DISTILL_"))} | {
     "OMP_NUM_THREADS": "1"
@@ -22,58 +24,84 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 PATIENCE_S = 90.0
 
 
-class ForkServer:
-    """Starts one program again and again. ``target``: MODULE:FUNCTION."""
+class _ForkProcess:
+    """The process that forks, and what is said to it."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.fork_server", target],
+            [sys.executable, "-m", "tests.reliability.fork_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=ENVIRONMENT,
             start_new_session=True,  # Ctrl-C is for the tests; they close this one
         )
         self._lock = threading.Lock()
-        assert "ready" in self._read()
 
-    def start(self, *arguments: object, log: Path, env: dict[str, str] | None = None) -> "Program":
-        """Run the program; standard output is added to ``log`` with the suffix .out, the rest to ``log``."""
-        command = {
-            "arguments": [str(argument) for argument in arguments],
-            "env": ENVIRONMENT | (env or {}),
-            "log": str(log),
-            "out": str(log.with_suffix(".out")),
-        }
-        return Program(self._ask(command)["pid"], self)
-
-    def poll(self, pid: int) -> int | None:
-        """The exit code of one of its programs, None while it runs; asked no more once it was given."""
-        code: int | None = self._ask({"poll": pid})["code"]
-        return code
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        assert line, "the process that forks is gone"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def close(self) -> None:
         """End it, and with it whatever it started."""
         self._process.communicate(timeout=PATIENCE_S)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+_shared: list[_ForkProcess] = []
 
-    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        with self._lock:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            self._process.stdin.flush()
-            return self._read()
 
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the fork server is gone"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+def _fork_process() -> _ForkProcess:
+    if not _shared:
+        _shared.append(_ForkProcess())
+    return _shared[0]
+
+
+def close_forks() -> None:
+    """End the process that forks, and what it left running."""
+    while _shared:
+        _shared.pop().close()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A program that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class ForkServer:
+    """Starts one program again and again. ``target``: MODULE:FUNCTION."""
+
+    target: str
+
+    def start(self, *arguments: object, log: Path, env: dict[str, str] | None = None) -> "Program":
+        """Run the program; standard output is added to ``log`` with the suffix .out, the rest to ``log``."""
+        command = {
+            "target": self.target,
+            "arguments": [str(argument) for argument in arguments],
+            "env": ENVIRONMENT | (env or {}),
+            "log": str(log),
+            "out": str(log.with_suffix(".out")),
+        }
+        process = _fork_process()
+        return Program(process.ask(command)["pid"], process)
+
+    def run(self, *arguments: object, env: dict[str, str] | None = None, timeout_s: float = PATIENCE_S) -> "Done":
+        """Run the program to its end."""
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            code = self.start(*arguments, log=log, env=env).wait(timeout_s)
+            return Done(code, log.with_suffix(".out").read_text(), log.read_text())
 
 
 @dataclass
@@ -81,13 +109,13 @@ class Program:
     """A running program."""
 
     pid: int
-    _forked_by: ForkServer = field(repr=False)
+    _forked_by: _ForkProcess = field(repr=False)
     _code: int | None = None
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
         if self._code is None:
-            self._code = self._forked_by.poll(self.pid)
+            self._code = self._forked_by.ask({"poll": self.pid})["code"]
         return self._code
 
     def wait(self, timeout_s: float = PATIENCE_S) -> int:

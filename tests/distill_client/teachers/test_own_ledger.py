@@ -1,11 +1,6 @@
 """The client's own ledger: the cap is exact whoever asks at once, and every image asked for has an account."""
 
-import itertools
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,6 +24,7 @@ from shared.wire.images import image_digests
 from shared.wire.receipts import chain_faults
 from tests.distill_client.fakes import FakeTeacher
 from tests.distill_client.teachers.test_store import distinct_images
+from tests.reliability.processes import ForkServer, wait_until
 
 FAILED = {
     "no": ImageFailure("no", True, "no"),
@@ -118,6 +114,7 @@ def test_a_key_that_is_charged_once_is_counted_once(ledger: OwnLedger) -> None:
     assert ledger.usage().spent == 12
 
 
+PYTHON = ForkServer("tests.reliability.python_program:main")
 ASKER = """
 import sys
 from decimal import Decimal
@@ -139,19 +136,12 @@ def test_processes_killed_while_they_ask_lose_no_count(tmp_path: Path) -> None:
         OwnLedger(file).begin("run", CARD, Allowance(100_000))
     told = list[int]()
     for number in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", ASKER, path, str(number)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[3],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert process.stdout is not None
-        told += [int(line) for line in itertools.islice(process.stdout, 20 + number)]
-        process.send_signal(signal.SIGKILL)
-        told += [int(line) for line in process.stdout if line.endswith("\n")]
-        assert process.wait() == -signal.SIGKILL
-        process.stdout.close()
+        said = tmp_path / f"asker-{number}.out"
+        said.touch()
+        process = PYTHON.start("python", ASKER, path, number, log=said.with_suffix(".log"))
+        wait_until(lambda said=said, lines=20 + number: said.read_text().count("\n") >= lines)  # type: ignore[misc]
+        assert process.kill()
+        told += [int(line) for line in said.read_text().splitlines(keepends=True) if line.endswith("\n")]
     with closing(StoreFile(path)) as file:
         ledger = OwnLedger(file)
         counts = ledger.counts()

@@ -3,7 +3,6 @@
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -217,9 +216,8 @@ def copied(template: LedgerPlace, folder: Path) -> LedgerPlace:
 
 
 @pytest.fixture(scope="session")
-def crashing_forks() -> Iterator[ForkServer]:
-    with ForkServer("tests.teacher_server.ledger.crashing:main") as forks:
-        yield forks
+def crashing_forks() -> ForkServer:
+    return ForkServer("tests.teacher_server.ledger.crashing:main")
 
 
 def test_the_ledger_agrees_with_a_model(

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -29,16 +28,14 @@ from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
 from tests.ledger_places import LedgerPlace, postgresql_place, sqlite_place
 from tests.postgresql import PostgreSQL
+from tests.reliability.processes import ForkServer
 from tests.teacher_server.ledger.support import charge
 from tests.teacher_server.support import history, new_key
 
 ROTATE = (
     "from teacher_server.cli import main; import sys; sys.argv = ['teacher', 'ledger', 'rotate-signing-key']; main()"
 )
-
-
-def environment(place: LedgerPlace) -> dict[str, str]:
-    return os.environ | place.env
+PYTHON = ForkServer("tests.reliability.python_program:main")
 
 
 def test_only_its_owner_reads_it_from_the_first_byte_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,9 +186,7 @@ def test_a_rotation_killed_at_any_moment_leaves_the_old_key_or_the_new_one(place
         key = new_key(database)
         before = charge(Ledger(database), key, "before", 1).signed.signing_key
     program = f"import os, signal\ndef die(*_): os.kill(os.getpid(), signal.SIGKILL)\n{KILLED_AT[moment]}\n{ROTATE}"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(place), timeout=60, capture_output=True, check=False
-    )
+    done = PYTHON.run("python", program, env=place.env)
     assert done.returncode == -signal.SIGKILL, done.stderr
     with place.open() as database:
         used = charge(Ledger(database), key, "after", 1).signed.signing_key
@@ -203,20 +198,18 @@ def test_a_rotation_killed_at_any_moment_leaves_the_old_key_or_the_new_one(place
         assert audit_ledger(database).faults == []
 
 
-def test_several_rotations_at_once_and_charges_meanwhile(place: LedgerPlace) -> None:
+def test_several_rotations_at_once_and_charges_meanwhile(place: LedgerPlace, tmp_path: Path) -> None:
     with place.open(create=True) as database:
         key = new_key(database, budget=10_000)
         database.share_commits()
-        rotations = [
-            subprocess.Popen([sys.executable, "-c", ROTATE], env=environment(place), stderr=subprocess.PIPE)
-            for _ in range(3)
-        ]
+        logs = [tmp_path / f"rotation-{number}" for number in range(3)]
+        rotations = [PYTHON.start("python", ROTATE, log=log, env=place.env) for log in logs]
         count = 0
         while any(rotation.poll() is None for rotation in rotations):
             charge(Ledger(database), key, str(count), 1)
             count += 1
-        told = [rotation.communicate()[1] for rotation in rotations]
-        assert [rotation.returncode for rotation in rotations] == [0, 0, 0], told
+        told = [log.read_text() for log in logs]
+        assert [rotation.wait() for rotation in rotations] == [0, 0, 0], told
         assert len(Ledger(database).signing_keys().keys) == 4
         charge(Ledger(database), key, "last", 1)
         assert audit_ledger(database).faults == []

@@ -53,10 +53,9 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture(scope="session")
-def teacher_forks() -> Iterator[ForkServer]:
+def teacher_forks() -> ForkServer:
     """Starts `teacher` commands within milliseconds."""
-    with ForkServer("tests.reliability.teacher_program:main") as forks:
-        yield forks
+    return ForkServer("tests.reliability.teacher_program:main")
 
 
 @pytest.fixture
