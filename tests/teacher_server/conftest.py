@@ -12,7 +12,8 @@ from teacher_server.app import create_app
 from teacher_server.ledger.databases.database import Database
 from teacher_server.ledger.lifecycle.opening import open_database
 from teacher_server.settings import TeacherSettings
-from tests.teacher_server.support import NumbersClassifier, World, numbers_teacher
+from tests.ledger_places import NEW_LEDGER, LedgerPlace
+from tests.teacher_server.support import NumbersClassifier, World, file_of, numbers_teacher
 
 MakeWorld = Callable[..., World]
 
@@ -22,8 +23,17 @@ def ledger_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
+def put_ledger(ledger_url: str) -> None:
+    """A new ledger at this URL of an SQLite file, unless one is there; a copy, which takes no time to make."""
+    file = file_of(ledger_url)
+    place = LedgerPlace("sqlite", ledger_url, Path(f"{file}.signing-key.pem"))
+    if place.is_empty and not file.exists():
+        NEW_LEDGER.put_into(place)
+
+
 @pytest.fixture
 def database(ledger_url: str) -> Iterator[Database]:
+    put_ledger(ledger_url)
     opened = open_database(ledger_url, create=True)
     yield opened
     opened.close()
@@ -38,6 +48,7 @@ def make_world(ledger_url: str) -> Iterator[MakeWorld]:
             loaded = TeacherSettings.load(bundles=(Path("unused"),), ledger=ledger_url, **settings)
             classifier = NumbersClassifier()
             teachers = [numbers_teacher(classifier), numbers_teacher(classifier, name="numbers-too", version="2")]
+            put_ledger(ledger_url)
             app = create_app(loaded, teachers)
             opened = open_database(ledger_url, create=True)
             stack.callback(opened.close)

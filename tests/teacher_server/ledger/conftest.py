@@ -8,6 +8,7 @@ import pytest
 
 from teacher_server.ledger.databases.database import Database
 from tests.ledger_places import postgresql_place, sqlite_place
+from tests.teacher_server.conftest import put_ledger
 from tests.teacher_server.ledger.support import open_ledger
 
 
@@ -20,16 +21,21 @@ def ledger_kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def ledger_url(
     ledger_kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> str:
+) -> Iterator[str]:
     if ledger_kind != "postgresql":
-        return sqlite_place(tmp_path).url
-    place = postgresql_place(tmp_path, request.getfixturevalue("postgresql"))
+        yield sqlite_place(tmp_path).url
+        return
+    server = request.getfixturevalue("postgresql")
+    place = postgresql_place(tmp_path, server)
     monkeypatch.setenv("TEACHER_SIGNING_KEY", str(place.signing_key))  # open_ledger reads it, in any process
-    return place.url
+    yield place.url
+    server.give_back(place.url)
 
 
 @pytest.fixture
 def database(ledger_kind: str, ledger_url: str) -> Iterator[Database]:
+    if ledger_kind != "postgresql":
+        put_ledger(ledger_url)
     with closing(open_ledger(ledger_url)) as opened:
         if "shared" in ledger_kind:
             opened.share_commits()

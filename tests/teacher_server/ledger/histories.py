@@ -7,7 +7,7 @@ from teacher_server.ledger.databases.database import Database
 from teacher_server.ledger.keys.issuing import grant_images, revoke_key
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.lifecycle.rotation import rotate_signing_key
-from tests.ledger_places import LedgerPlace
+from tests.ledger_places import LedgerPlace, Prepared
 from tests.teacher_server.ledger.support import charge
 from tests.teacher_server.support import new_key
 
@@ -17,7 +17,10 @@ LAST = 9  # ada's last event
 
 def write_history(place: LedgerPlace) -> None:
     """ada: create, four charges of 3, 1, 4 and 2 images, a grant, a refusal, two more charges. bob: one, revoked."""
-    with place.open(create=True) as database:
+    if place.is_empty:
+        _HISTORY.put_into(place)
+        return
+    with place.open() as database:
         write_history_into(database)
 
 
@@ -35,3 +38,6 @@ def write_history_into(database: Database) -> None:
     for number, images in ((4, 1), (5, 9)):
         charge(ledger, ada, f"ada-{number}", images)
     revoke_key(database, name="bob")
+
+
+_HISTORY = Prepared(write_history_into)
