@@ -2,11 +2,14 @@
 
 import json
 import logging
+import os
+import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Self
 
 import httpx2
@@ -21,6 +24,7 @@ REPLY_BYTES_MAX = 2**28  # far above any answer; what a broken or hostile server
 _TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError, httpx2.ProxyError)
 # Of these, what comes before a byte of the request has left.
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+_AUTHORITIES_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 # They tell of every address and header, keys among them, to whoever turns logging on.
 for _talker in ("httpx2", "httpcore2"):
     logging.getLogger(_talker).setLevel(logging.WARNING)
@@ -52,6 +56,12 @@ class HttpReply:
     def is_success(self) -> bool:
         """Whether the status is one of 200 to 299."""
         return 200 <= self.status < 300
+
+
+@cache  # to read them takes longer than to connect; a context may serve any number of clients
+def _system_authorities(_file: str | None, _folder: str | None) -> ssl.SSLContext:
+    """The system's authorities, or those that its variables name: the values of ``_AUTHORITIES_VARIABLES``."""
+    return httpx2.create_ssl_context()
 
 
 class Transport:
@@ -91,7 +101,7 @@ class Transport:
                 headers=dict(headers),
                 timeout=timeout,
                 follow_redirects=False,
-                verify=trusted_authorities(),
+                verify=trusted_authorities() or _system_authorities(*map(os.environ.get, _AUTHORITIES_VARIABLES)),
             ),
             sign=sign,
             secrets=secrets,

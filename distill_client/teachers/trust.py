@@ -8,14 +8,14 @@ from distill_client.errors import ConfigError
 CA_FILE_VARIABLE = "DISTILL_CA_FILE"
 
 
-def trusted_authorities() -> ssl.SSLContext | bool:
-    """What httpx2 takes as ``verify``: with ``DISTILL_CA_FILE`` the authorities in that PEM file and no others.
+def trusted_authorities() -> ssl.SSLContext | None:
+    """With ``DISTILL_CA_FILE`` the authorities in that PEM file and no others; None for the system's.
 
     Raises ConfigError for a file that holds none.
     """
     file = os.environ.get(CA_FILE_VARIABLE)
     if not file:
-        return True
+        return None
     try:
         return ssl.create_default_context(cafile=file)
     except OSError as error:  # ssl.SSLError is one
