@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -96,10 +97,17 @@ def _alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
-def _head_revision() -> str:
-    head = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+@cache  # reading the scripts takes longer than all else of opening
+def _revisions() -> tuple[str, frozenset[str]]:
+    """The head of our schema's revisions, and all of them."""
+    scripts = ScriptDirectory.from_config(_alembic_config())
+    head = scripts.get_current_head()
     assert head is not None
-    return head
+    return head, frozenset(script.revision for script in scripts.walk_revisions())
+
+
+def _head_revision() -> str:
+    return _revisions()[0]
 
 
 def _revision(connection: Connection) -> str | None:
@@ -116,10 +124,9 @@ def _migrate_if_empty(database: Database) -> None:
 
 def _require_known(connection: Connection, address: LedgerAddress) -> None:
     revision = _revision(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(_alembic_config()).walk_revisions()}
     if revision is None and inspect(connection).get_table_names():
         raise OperatorError(f"ledger {address.shown} is a database, but not a ledger of this program")
-    if revision is not None and revision not in known:
+    if revision is not None and revision not in _revisions()[1]:
         raise OperatorError(
             f"ledger {address.shown} has schema {revision}, unknown to this version; use a newer program"
         )
