@@ -10,6 +10,7 @@ import pytest
 
 from shared.wire.images import NPY_MEDIA_TYPE, encode_npy
 from tests.ledger_places import LedgerPlace, sqlite_place
+from tests.reliability.demanding_client import NO_TLS
 from tests.reliability.processes import ForkServer, Server, wait_until
 from tests.teacher_server.security.sockets import LABELS
 from tests.teacher_server.support import numbered_images
@@ -35,7 +36,11 @@ class Served:
     def client(self) -> httpx2.Client:
         """A paying client; close it."""
         return httpx2.Client(
-            base_url=self.server.url, headers={"Authorization": f"Bearer {self.secret}"}, timeout=30, trust_env=False
+            base_url=self.server.url,
+            headers={"Authorization": f"Bearer {self.secret}"},
+            timeout=30,
+            trust_env=False,
+            verify=NO_TLS,
         )
 
     def buy(self, client: httpx2.Client, *numbers: int) -> httpx2.Response:
