@@ -1,14 +1,18 @@
 """Bundles with fresh, untrained weights: all that these tests need of a teacher."""
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from torch import nn
 
 from shared.networks import create_network
 from teacher_server.teachers.bundle import Bundle, serialise_weights, write_bundle
 from teacher_server.teachers.manifest import BundleManifest
+from tests.teacher_server.teachers.models import export, small_network, to_onnx
 
 MakeBundle = Callable[..., Bundle]
 
@@ -59,3 +63,21 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
 @pytest.fixture
 def bundle(make_bundle: MakeBundle) -> Bundle:
     return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network in every format and batch rule."""
+    folder = tmp_path_factory.mktemp("owner")
+    network = small_network()
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    safetensors.torch.save_file(state, folder / "mine.safetensors")
+    (folder / "mine.pt2").write_bytes(export(network))
+    (folder / "fixed1.pt2").write_bytes(export(network, rows=1, fixed=True))
+    (folder / "least3.pt2").write_bytes(export(network, rows=3, least=3))
+    to_onnx(network, folder / "mine.onnx")
+    to_onnx(network, folder / "external.onnx", external=True)
+    to_onnx(network, folder / "fixed4.onnx", rows=4, fixed=True)
+    (folder / "softmax.pt2").write_bytes(export(nn.Sequential(network, nn.Softmax(1))))
+    (folder / "training.pt2").write_bytes(export(copy.deepcopy(network).train()))
+    return folder
