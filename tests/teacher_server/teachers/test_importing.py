@@ -291,8 +291,8 @@ def test_all_three_are_served_over_http_with_the_same_answers(files: Path, tmp_p
 
 
 def test_a_resnet18_answers_the_same_through_every_format() -> None:
-    """What `benchmarks/imports.py` prints."""
-    differences = largest_differences(64)
+    """What `benchmarks/imports.py` prints, for smaller images."""
+    differences = largest_differences(32)
     assert set(differences) == {"safetensors", "pt2", "onnx"}
     assert max(difference for difference, _ in differences.values()) <= 1e-5
 
