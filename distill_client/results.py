@@ -159,7 +159,8 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
 ) -> dict[str, Any]:
     """Put together what summary.json holds; accuracies and agreement are fractions, null where not measured.
 
-    ``planned`` is the most that may be bought; rounds that a run decided against are under ``images.not_bought``.
+    ``planned`` is the most that may be bought; rounds that a run decided against are under ``images.not_bought``,
+    and how many images came out equal to others, which are bought once, under ``images.repeated``.
     """
     record, budget = folder.record, folder.config.budget
     rounds: dict[str, Any] | None = None
@@ -187,6 +188,7 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
             **audit.counts,
             "by_phase": {phase: images for phase, images in planned.items() if phase not in not_bought},
             **({"not_bought": not_bought} if not_bought else {}),
+            **({"repeated": repeated} if (repeated := folder.labels.repeated_images()) else {}),
             "real": planned["pool"] + planned.get("second_pool", 0),
             "rejected": loss.answers - loss.taught,
         },

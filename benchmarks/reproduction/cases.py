@@ -30,6 +30,10 @@ class CaseError(Exception):
     """There is no such experiment; the message names the option, its value and what is allowed."""
 
 
+# What the teachers of each data set take: images of another one are brought to it.
+_SIZES = {"fashion-mnist": "28x28x1", "mnist": "28x28x1", "cifar10": "32x32x3", "cifar100": "32x32x3"}
+
+
 @dataclass(frozen=True)
 class Case:
     """A method on a data set under a seed, and what is varied; None leaves what the method's file says.
@@ -163,5 +167,5 @@ def _vary(content: dict[str, Any], case: Case, path: Path) -> None:
     if case.pool == "random":
         pool["balanced"] = False
     if case.pool_dataset is not None:
-        pool.update(dataset=case.pool_dataset, balanced=False, labels="ignore")
+        pool.update(dataset=case.pool_dataset, balanced=False, labels="ignore", size=_SIZES[case.dataset])
         content.setdefault("baselines", {})["student_alone"] = False

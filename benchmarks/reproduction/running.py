@@ -73,10 +73,7 @@ def _run_in(folder: Path, experiment: Experiment, device: str) -> Row:
     config = folder / "experiment.toml"
     content = experiment.config.model_dump(mode="json", exclude_none=True)
     write_durably(config, tomli_w.dumps(content).encode())
-    budget = experiment.config.budget_images
-    planned = run_json("distill", "plan", config, "--json")["total"]
-    if planned != budget:
-        raise RunFailed(f"{config} plans {planned} images for a budget of {budget}: they must be the same")
+    budget = _planned(config, experiment)
 
     versions = _project_version()
     run_dir, resumed = folder / "run", (folder / "run").exists()
@@ -105,6 +102,17 @@ def _run_in(folder: Path, experiment: Experiment, device: str) -> Row:
     )
 
 
+def _planned(config: Path, experiment: Experiment) -> int:
+    """What the run is to buy: its whole budget, but for images of a second pool that are in the first as well.
+
+    Raises RunFailed.
+    """
+    planned, budget = run_json("distill", "plan", config, "--json")["total"], experiment.config.budget_images
+    if planned > budget or (planned < budget and not experiment.config.synthesis.has_second_pool):
+        raise RunFailed(f"{config} plans {planned} images for a budget of {budget}: they must be the same")
+    return int(planned)
+
+
 def _key(folder: Path, disclosure: str, budget: int) -> str:
     """The run's key: issued once, with exactly its budget, and kept where nobody else reads it."""
     kept = folder / "key"
@@ -120,14 +128,18 @@ def _key(folder: Path, disclosure: str, budget: int) -> str:
 
 
 def _counted(summary: dict[str, Any], audit: dict[str, Any], budget: int, folder: Path) -> Counts:
-    """The counts of a run, which must all be its budget, every answer with a receipt. Raises RunFailed."""
+    """The counts of a run, which must agree with each other and the plan, every answer with a receipt.
+
+    Images that came out equal to others, as a CVAE's may, are bought once, so fewer than planned. Raises RunFailed.
+    """
     images = summary["images"]
     counts = Counts(
         planned=images["planned"],
         **{name: audit[name] for name in ("bought", "charged_by_server", "in_audit_log", "answers", "receipts")},
     )
-    same = {counts.planned, counts.bought, counts.charged_by_server, counts.in_audit_log, budget}
-    if len(same) != 1 or not audit["equal"] or counts.receipts != counts.answers:
+    different = budget - images.get("repeated", 0)
+    same = {different, counts.bought, counts.charged_by_server, counts.in_audit_log}
+    if counts.planned != budget or len(same) != 1 or not audit["equal"] or counts.receipts != counts.answers:
         raise RunFailed(f"{folder}: the counts do not agree, so nothing is recorded: {counts}; {audit['faults']}")
     return counts
 

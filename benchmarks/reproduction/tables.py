@@ -142,9 +142,13 @@ def proof(sections: Sequence[Section]) -> str:
     rows = {row.last_receipt.event_hash: row for each in sections for out in each.outcomes for row in out.rows}
     images = sum(row.counts.charged_by_server for row in rows.values())
     receipts = sum(row.counts.receipts for row in rows.values())
+    fewer = [row for row in rows.values() if row.counts.bought < row.counts.planned]
+    repeated = sum(row.counts.planned - row.counts.bought for row in fewer)
+    once = f" (in {len(fewer)} of them {repeated:,} images came out equal to others and were bought once)"
     return (
         f"{len(rows):,} runs, {images:,} images: planned, bought, charged by the server and in its audit log the "
-        f"same in every run, and each of the {receipts:,} batches that they came in has a signed receipt."
+        f"same in every run{once if fewer else ''}, and each of the {receipts:,} batches that they came in has a "
+        "signed receipt."
     )
 
 

@@ -72,6 +72,8 @@ def results_table(summary: dict[str, Any]) -> Group:
     counts.add_row(f"planned ({by_phase})", f"{images['planned']:,}")
     if not_bought:
         counts.add_row("of these not bought, when it no longer paid", f"{sum(not_bought.values()):,}")
+    if repeated := images.get("repeated"):
+        counts.add_row("of these equal to others, and bought once", f"{repeated:,}")
     if "second_pool" in images["by_phase"]:
         counts.add_row(_TWO_POOLS, f"{images['real']:,}")
     for what, count in described_counts(images).items():

@@ -38,7 +38,8 @@ held_out_fraction = 0.0
 """
 FEW = OURS.replace("50_000", "5_000").replace("48_000", "3_000").replace('"none"', '"mixup"')
 STANDARD_KD = OURS.replace("50_000", "2_000").replace("48_000", "0").replace("-ours", "-standard-kd")
-TWO_POOLS = OURS.replace("50_000", "52_000").replace("-ours", "-released")
+TWO_POOLS = OURS.replace("50_000", "52_000").replace("-ours", "-released").replace("mixed-views", "fs-bbt")
+TWO_POOLS += '\n[synthesis.cvae]\npool = "second"\n'
 METHODS = {
     "ours": OURS,
     "ours-up-to-5000": FEW,

@@ -48,6 +48,7 @@ def test_every_option_changes_what_it_names(root: Path) -> None:
     assert (config.seed, config.student.network, config.pool.balanced) == (7, "lenet5", False)
     other = found(root, pool_dataset="mnist").config
     assert (other.pool.dataset, other.pool.labels, other.evaluation.dataset) == ("mnist", "ignore", "fashion-mnist")
+    assert other.pool.size == "28x28x1"
     assert not other.baselines.student_alone
 
 

@@ -44,6 +44,7 @@ class Doubles:
 
     planned: int = 50_000
     audit: dict[str, Any] = field(default_factory=lambda: {**COUNTS, "equal": True, "faults": []})
+    repeated: int = 0
     client_dies: bool = False
     asked: list[str] = field(default_factory=list)
     keys: list[tuple[int, str]] = field(default_factory=list)
@@ -59,7 +60,8 @@ class Doubles:
             run_dir.mkdir(exist_ok=True)
             if self.client_dies:
                 raise CommandFailed(said, -9)
-            (run_dir / "summary.json").write_text(json.dumps(SUMMARY))
+            images = {**SUMMARY["images"], "planned": self.planned, "repeated": self.repeated}
+            (run_dir / "summary.json").write_text(json.dumps({**SUMMARY, "images": images}))
 
     def run_json(self, *words: object, env: dict[str, str] | None = None) -> dict[str, Any]:
         self.asked.append(" ".join(map(str, words[:2])))
@@ -152,6 +154,26 @@ def test_a_plan_that_is_not_the_budget_buys_nothing(places: dict[str, Path], dou
     with pytest.raises(SystemExit, match="1 of 1 runs failed"):
         once(places)
     assert doubles.keys == []
+
+
+def test_images_that_came_out_equal_are_bought_once(places: dict[str, Path], doubles: Doubles) -> None:
+    doubles.repeated = 139
+    doubles.audit |= dict.fromkeys(("bought", "charged_by_server", "in_audit_log"), 49_861)
+    once(places)
+    (row,) = read_rows("fashion-mnist", places["results"])
+    assert (row.counts.planned, row.counts.bought, row.answers) == (50_000, 49_861, 50_000)
+
+
+def test_a_second_pool_that_shares_images_with_the_first_needs_a_smaller_key(
+    places: dict[str, Path], doubles: Doubles
+) -> None:
+    doubles.planned = 51_919
+    doubles.audit |= dict.fromkeys(("bought", "charged_by_server", "in_audit_log"), 51_919)
+    once(places, method="two-pools")
+    assert doubles.keys == [(51_919, "probabilities")]
+    doubles.planned = 52_001
+    with pytest.raises(SystemExit, match="1 of 1 runs failed"):
+        once(places, method="two-pools", seeds="2")
 
 
 def test_one_that_fails_does_not_keep_the_others_from_running(places: dict[str, Path], doubles: Doubles) -> None:

@@ -71,7 +71,10 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
     loss = Loss("lumped tail", "top-k:3", taught=2, answers=5)
     accuracies = {STUDENT: 0.5, STANDARD_KD: 0.25}
     fit = PoolFit(5, 3, None, None, None, 10, ("too few classes",))
-    summary = summarise(folder, accuracies, agreed, AUDIT, planned=planned, test=test, loss=loss, fit=fit)
+    with folder:
+        summary = summarise(folder, accuracies, agreed, AUDIT, planned=planned, test=test, loss=loss, fit=fit)
+        folder.labels.record_stage("pool", some_images(2)[[0, 1, 0]], images_per_request=2)
+        again = summarise(folder, accuracies, agreed, AUDIT, planned=planned, test=test, loss=loss, fit=fit)
     assert summary["images"] == {
         "planned": 4,
         "bought": 5,
@@ -81,6 +84,7 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
         "real": 1,
         "rejected": 3,
     }
+    assert again["images"] == {**summary["images"], "repeated": 1}
     assert summary["pool_fit"]["warnings"] == ["too few classes"]
     assert summary["learnt_by"] == loss.sentence
     assert (summary["audit"]["equal"], summary["audit"]["faults"]) == (False, ["a fault"])

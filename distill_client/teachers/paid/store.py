@@ -82,6 +82,11 @@ class PaidLabels:
         )
         return int(row[0]), int(row[1])
 
+    def repeated_images(self) -> int:
+        """How many images of the recorded stages equal another one, and so are bought once: a CVAE's may."""
+        ((repeated,),) = self._read("SELECT count(*) - count(DISTINCT digest) FROM stage_images")
+        return int(repeated)
+
     def record_stage(
         self,
         stage: str,
