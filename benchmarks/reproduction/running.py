@@ -107,10 +107,11 @@ def _planned(config: Path, experiment: Experiment) -> int:
 
     Raises RunFailed.
     """
-    planned, budget = run_json("distill", "plan", config, "--json")["total"], experiment.config.budget_images
+    planned: int = run_json("distill", "plan", config, "--json")["total"]
+    budget = experiment.config.budget_images
     if planned > budget or (planned < budget and not experiment.config.synthesis.has_second_pool):
         raise RunFailed(f"{config} plans {planned} images for a budget of {budget}: they must be the same")
-    return int(planned)
+    return planned
 
 
 def _key(folder: Path, disclosure: str, budget: int) -> str:

@@ -65,18 +65,8 @@ def results_table(summary: dict[str, Any]) -> Group:
     if other is not None:
         scores.add_row("the same of standard-kd", f"{other:.2%}")
 
-    images = summary["images"]
     counts = Table("images", "count", min_width=58)
-    not_bought = images.get("not_bought", {})
-    by_phase = ", ".join(f"{count:,} {phase}" for phase, count in {**images["by_phase"], **not_bought}.items())
-    counts.add_row(f"planned ({by_phase})", f"{images['planned']:,}")
-    if not_bought:
-        counts.add_row("of these not bought, when it no longer paid", f"{sum(not_bought.values()):,}")
-    if repeated := images.get("repeated"):
-        counts.add_row("of these equal to others, and bought once", f"{repeated:,}")
-    if "second_pool" in images["by_phase"]:
-        counts.add_row(_TWO_POOLS, f"{images['real']:,}")
-    for what, count in described_counts(images).items():
+    for what, count in _planned(summary["images"]) + list(described_counts(summary["images"]).items()):
         counts.add_row(what, f"{count:,}")
     counts.add_section()
     counts.add_row("all rows agree" if summary["audit"]["equal"] else "ROWS DISAGREE: distill audit", "")
@@ -98,6 +88,20 @@ def results_table(summary: dict[str, Any]) -> Group:
     warnings = [Text(f"warning: the pool does not seem to fit the teacher: {fault}") for fault in faults]
     rounds = [rounds_table(summary["rounds"])] if "rounds" in summary else []
     return Group(scores, *rounds, counts, seconds, *warnings)
+
+
+def _planned(images: dict[str, Any]) -> list[tuple[str, int]]:
+    """What was to be bought, and what of it is no purchase of its own."""
+    not_bought = images.get("not_bought", {})
+    by_phase = ", ".join(f"{count:,} {phase}" for phase, count in {**images["by_phase"], **not_bought}.items())
+    rows = [(f"planned ({by_phase})", images["planned"])]
+    if not_bought:
+        rows.append(("of these not bought, when it no longer paid", sum(not_bought.values())))
+    if repeated := images.get("repeated"):
+        rows.append(("of these equal to others, and bought once", repeated))
+    if "second_pool" in images["by_phase"]:
+        rows.append((_TWO_POOLS, images["real"]))
+    return rows
 
 
 def _accuracy(summary: dict[str, Any], key: str, value: float | None) -> str:

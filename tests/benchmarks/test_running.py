@@ -21,7 +21,7 @@ from tests.benchmarks.made_up import folders, found
 
 COUNTS = {"bought": 50_000, "charged_by_server": 50_000, "in_audit_log": 50_000, "answers": 196, "receipts": 196}
 RECEIPT = {"event": {"sequence": 197, "hash": "ab"}, "signing_key": "cd", "signature": "ef"}
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "images": {"planned": 50_000, "by_phase": {"pool": 2_000, "views": 48_000}},
     "last_receipt": RECEIPT,
     "student_accuracy": 0.87,
