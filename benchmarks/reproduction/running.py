@@ -107,7 +107,7 @@ def _planned(config: Path, experiment: Experiment) -> int:
 
     Raises RunFailed.
     """
-    planned: int = run_json("distill", "plan", config, "--json")["total"]
+    planned = int(str(run_json("distill", "plan", config, "--json")["total"]))
     budget = experiment.config.budget_images
     if planned > budget or (planned < budget and not experiment.config.synthesis.has_second_pool):
         raise RunFailed(f"{config} plans {planned} images for a budget of {budget}: they must be the same")
