@@ -27,6 +27,7 @@ from benchmarks.reproduction.tables import (
     readme_table,
     target_table,
 )
+from benchmarks.reproduction.trials import read_trials, trial_table
 from distill_client.expectation import TABLE
 
 README, PAGE, CURVES = PROJECT / "README.md", PROJECT / "docs" / "results.md", PROJECT / "docs" / "curves"
@@ -67,6 +68,7 @@ def pages(sections: Sequence[Section]) -> dict[Path, str]:
         "curves": _curves_text(sections),
         "cases": case_table(sections),
         "targets": target_table(sections),
+        "trials": trial_table(read_trials()),
     }
     return {
         PAGE: filled(PAGE, tables),
