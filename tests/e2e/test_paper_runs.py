@@ -3,7 +3,6 @@
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,7 +14,7 @@ from benchmarks.reproduction import running
 from benchmarks.reproduction.rows import read_rows
 from examples.local_teacher import CommandFailed
 from tests.e2e import processes
-from tests.e2e.processes import ServerProcess
+from tests.e2e.forked_commands import forked_key, forked_server
 from tests.e2e.test_kill_and_resume import answers_kept, count, wait_until
 
 
@@ -35,21 +34,6 @@ class ForkedCommands:
                 program.kill()
         if code := program.wait():
             raise CommandFailed([str(word) for word in words], code)
-
-
-@contextmanager
-def forked_server(bundle: Path, ledger_url: str, log: Path) -> Iterator[str]:
-    server = ServerProcess(bundle, Path(ledger_url.removeprefix("sqlite:///")), log)
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.stop()
-
-
-def forked_key(ledger_url: str, *, name: str, budget: int, disclosure: str) -> str:
-    terms = ("--name", name, "--budget", budget, "--disclosure", disclosure)
-    return str(processes.run_json("teacher", "keys", "create", "--ledger", ledger_url, *terms, "--json")["key"])
 
 
 @pytest.fixture
