@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from distill_client.config import RunConfig, faults_of
 from distill_client.errors import ConfigError
 from distill_client.material import Material, check_card, load_test
-from distill_client.recipe import AMPLIFICATION, AUGMENTATION, BLENDED_FRACTION, training_for, views_for
+from distill_client.recipe import AMPLIFICATION, augmentation_for, training_for, variations_for, views_for
 from distill_client.teachers.protocol import Capabilities
 from shared.datasets import DATASET_NAMES, FOLDER_PREFIX
 from shared.wire.contracts import Resize
@@ -202,9 +202,10 @@ def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -
         "",
         "[student]",
         f"network = {_value(experiment.student.network)}",
-        f"augmentation = {_value(AUGMENTATION)}  # unqueried",
+        f"augmentation = {_value(augmentation_for(answers))}  # unqueried",
         "",
         *_amplification_lines(),
+        *_variation_lines(answers, classes),
         f"# {seen:,} images in all, so each that is bought about {round(seen / answers):,} times.",
         "[training]",
         f"batch_size = {training.batch_size}",
@@ -217,7 +218,7 @@ def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -
         "[baselines]",
         "student_alone = false",
         "standard_kd = true  # the same network, taught by the answers to the pool alone; false saves its time",
-        'standard_kd_augmentation = "mixup"',
+        f"standard_kd_augmentation = {_value(augmentation_for(experiment.pool.images))}",
     ]
 
 
@@ -230,8 +231,22 @@ def _amplification_lines() -> list[str]:
         f"ensemble = {AMPLIFICATION.ensemble}",
         f"blended_fraction = {AMPLIFICATION.blended_fraction}  # of each batch",
         "",
-        "[augmentation]",
-        f"blended_fraction = {BLENDED_FRACTION}  # of each batch of theirs, with interpolated answers",
+    ]
+
+
+def _variation_lines(answers: int, classes: Sequence[str]) -> list[str]:
+    """How bought images are varied, at no query."""
+    bounds = variations_for(classes)
+    lines = ["", "[augmentation]"]
+    if augmentation_for(answers) == "combination":
+        lines += [
+            f"rotate_degrees = {bounds.rotate_degrees}  # few answers gain from turning what is bought",
+            f"shift_fraction = {bounds.shift_fraction}",
+            f"flip = {_value(bounds.flip)}",
+        ]
+    return [
+        *lines,
+        f"blended_fraction = {bounds.blended_fraction}  # of each batch of theirs, with interpolated answers",
         "",
     ]
 

@@ -10,10 +10,11 @@ from distill_client.config import load_config
 from distill_client.errors import ConfigError
 from distill_client.recipe import (
     AMPLIFICATION,
-    AUGMENTATION,
-    BLENDED_FRACTION,
+    FEW_ANSWERS,
+    augmentation_for,
     may_face_either_way,
     training_for,
+    variations_for,
 )
 from tests.distill_client.cli.support import Served, distill, kinds_of_events, one_object
 from tests.shared.odd_pictures import write_good_pictures
@@ -47,9 +48,9 @@ def test_a_data_set_of_the_teachers_classes(served: Served, tmp_path: Path) -> N
     assert not config.synthesis.views.flip, "digits are not to be mirrored"
     assert config.training == training_for(500)
     assert config.student.network == "lenet5"
-    assert config.student.augmentation == AUGMENTATION
+    assert config.student.augmentation == config.baselines.standard_kd_augmentation == "combination"
     assert config.amplification == AMPLIFICATION
-    assert config.augmentation.blended_fraction == BLENDED_FRACTION
+    assert config.augmentation == variations_for("0123456789")
     assert (config.evaluation.dataset, config.baselines.student_alone) == ("digits", False)
     assert "# It answers with probabilities, in 10 classes: 0, 1, 2" in text
     assert kinds_of_events(served, secret) == ["create"], "nothing was bought"
@@ -134,6 +135,10 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(
 
 def test_the_training_grows_with_the_answers() -> None:
     assert [training_for(answers).steps for answers in (500, 20_000, 50_000)] == [2_344, 2_344, 5_860]
+
+
+def test_few_answers_are_turned_and_shifted_too() -> None:
+    assert [augmentation_for(FEW_ANSWERS + more) for more in (0, 1)] == ["combination", "mixup"]
 
 
 def test_what_may_be_mirrored() -> None:
