@@ -51,6 +51,9 @@ def _become(program: Callable[[], object], command: dict[str, Any]) -> NoReturn:
         os.environ.update(command["env"])
         sys.argv = command["arguments"]
         random.seed()
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # whoever starts tests in the background has it ignored
         program()
         code = 0
     except SystemExit as end:
