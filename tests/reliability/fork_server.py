@@ -53,7 +53,7 @@ def _become(program: Callable[[], object], command: dict[str, Any]) -> NoReturn:
         random.seed()
         signal.signal(
             signal.SIGINT, signal.default_int_handler
-        )  # whoever starts tests in the background has it ignored
+        )  # ignored where tests run in the background
         program()
         code = 0
     except SystemExit as end:
