@@ -51,9 +51,7 @@ def _become(program: Callable[[], object], command: dict[str, Any]) -> NoReturn:
         os.environ.update(command["env"])
         sys.argv = command["arguments"]
         random.seed()
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # ignored where tests run in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
         program()
         code = 0
     except SystemExit as end:
