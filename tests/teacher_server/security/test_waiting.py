@@ -20,7 +20,6 @@ from tests.teacher_server.security.sockets import connected, head, hear, labels_
 from tests.teacher_server.support import numbered_images
 
 IDLE = 1000
-SOON_S = 8  # before any default of the server's, and before the slow would have ended: by the limit that was set
 
 
 def trickle(connection: socket.socket, data: bytes, *, pause_s: float) -> None:
@@ -48,28 +47,28 @@ def test_heads_that_do_not_end_are_given_up(serve: Serve) -> None:
         for connection in (stalled, trickling, blank):
             heard = hear(connection)
             assert "within 1 seconds" in heard.problem(408, "body_incomplete")["detail"]
-            assert heard.seconds < SOON_S
+            assert heard.seconds < 3
         heard = hear(silent)
-        assert (heard.raw, heard.seconds < SOON_S) == (b"", True)
+        assert (heard.raw, heard.seconds < 3) == (b"", True)
 
 
 def test_a_connection_that_was_used_may_be_idle_as_long(serve: Serve) -> None:
-    served = serve(TEACHER_HEAD_TIMEOUT_S="2")
+    served = serve(TEACHER_HEAD_TIMEOUT_S="1")
     with connected(served.port) as connection:
         connection.sendall(head("GET", "/healthz"))
         heard = hear(connection)
         assert (heard.status, heard.answers) == (200, 1)
-        assert 1 < heard.seconds < SOON_S
-    with connected(served.port) as connection:  # it is idle again and again, never for two seconds
+        assert 0.5 < heard.seconds < 3
+    with connected(served.port) as connection:  # it is idle again and again, never for a second
         for _ in range(4):
             connection.sendall(head("GET", "/healthz"))
-            time.sleep(0.7)
+            time.sleep(0.5)
         assert hear(connection).answers == 4
 
 
 @pytest.mark.parametrize("kind", ["stalled", "trickling", "chunked"])
 def test_uploads_that_do_not_end_are_given_up_and_their_place_is_free_again(serve: Serve, kind: str) -> None:
-    served = serve(TEACHER_BODY_TIMEOUT_S="3", TEACHER_REQUESTS_IN_FLIGHT_MAX="1")
+    served = serve(TEACHER_BODY_TIMEOUT_S="1", TEACHER_REQUESTS_IN_FLIGHT_MAX="1")
     body = encode_npy(numbered_images(range(100)))
     with connected(served.port) as slow, served.client() as client:
         if kind == "chunked":
@@ -79,11 +78,11 @@ def test_uploads_that_do_not_end_are_given_up_and_their_place_is_free_again(serv
             slow.sendall(labels_head(secret=served.secret, length=len(body)))
             if kind == "trickling":
                 in_background(trickle, slow, body, pause_s=0.01)
-        time.sleep(1)  # the place is taken by now
+        time.sleep(0.3)  # the place is taken by now
         assert served.buy(client, 1).status_code == 503
         heard = hear(slow)
-        assert "within 3 seconds" in heard.problem(408, "body_incomplete")["detail"]
-        assert heard.seconds < SOON_S
+        assert "within 1 seconds" in heard.problem(408, "body_incomplete")["detail"]
+        assert heard.seconds < 3
         assert served.buy(client, 2).status_code == 200
         assert served.spent() == 1
 
@@ -94,7 +93,7 @@ def test_who_goes_away_in_the_middle_gives_up_the_place(serve: Serve) -> None:
         for _ in range(3):
             with connected(served.port) as gone:
                 gone.sendall(labels_head(secret=served.secret, length=1000) + b"x" * 10)
-            wait_until(lambda: served.buy(client, 1).status_code == 200, timeout_s=30)
+            wait_until(lambda: served.buy(client, 1).status_code == 200, timeout_s=5)
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/static-offline-docs/swagger-ui-bundle.js"])
@@ -109,12 +108,12 @@ def test_answers_that_nobody_takes_are_given_up(serve: Serve, path: str) -> None
             taker.connect(("127.0.0.1", served.port))
             taker.sendall(head("GET", path))
         wait_until(lambda: open_sockets(served.pid) >= 20)
-        wait_until(lambda: open_sockets(served.pid) < 10, timeout_s=30)
+        wait_until(lambda: open_sockets(served.pid) < 10, timeout_s=10)
 
 
 def test_a_thousand_idle_connections_beside_one_who_pays(serve: Serve) -> None:
     """Half of them never sent a byte, half have made one request; all are closed when they were idle too long."""
-    served = serve(TEACHER_HEAD_TIMEOUT_S="15")
+    served = serve(TEACHER_HEAD_TIMEOUT_S="8")
     with ExitStack() as stack:
         idle = [stack.enter_context(connected(served.port)) for _ in range(IDLE)]
         for connection in idle[::2]:
@@ -125,15 +124,14 @@ def test_a_thousand_idle_connections_beside_one_who_pays(serve: Serve) -> None:
                 heard += connection.recv(1000)
         began = time.monotonic()
         with served.client() as client:
-            seconds = [_seconds_of_a_purchase(served, client, number) for number in range(100)]
+            slowest = max(_seconds_of_a_purchase(served, client, number) for number in range(100))
         assert open_sockets(served.pid) > IDLE, f"still held after {time.monotonic() - began:.1f} s"
         assert served.spent() == 100
-        # Of five rows of twenty, as this machine may have stood still in some: who is disturbed is so in all.
-        assert min(max(seconds[start : start + 20]) for start in range(0, 100, 20)) < 1
+        assert slowest < 1
         for connection in idle:
             assert connection.recv(1000) == b"", "closed in silence: it did nothing wrong"
-        assert time.monotonic() - began < 60
-    wait_until(lambda: open_sockets(served.pid) < 100, timeout_s=30)
+        assert time.monotonic() - began < 20
+    wait_until(lambda: open_sockets(served.pid) < 100, timeout_s=5)
 
 
 def _seconds_of_a_purchase(served: Served, client: httpx2.Client, number: int) -> float:
@@ -143,7 +141,7 @@ def _seconds_of_a_purchase(served: Served, client: httpx2.Client, number: int) -
 
 
 def test_more_connections_than_allowed_are_told_so(serve: Serve) -> None:
-    served = serve(TEACHER_CONNECTIONS_MAX="5", TEACHER_HEAD_TIMEOUT_S="3")
+    served = serve(TEACHER_CONNECTIONS_MAX="5", TEACHER_HEAD_TIMEOUT_S="1")
     with ExitStack() as stack:
         held = [stack.enter_context(connected(served.port)) for _ in range(5)]
         for connection in held:
@@ -165,7 +163,7 @@ def test_a_waiting_stranger_does_not_keep_the_server_from_ending(serve: Serve) -
         assert idle.recv(1000)
         began = time.monotonic()
         served.server.stop()
-        assert time.monotonic() - began < 30, "half its default for a body"
+        assert time.monotonic() - began < 5
     served.server.start()
 
 
@@ -176,7 +174,7 @@ def test_sigterm_at_any_moment_ends_a_server_and_leaves_nothing_behind(serve: Se
     for _ in range(12):
         assert served.server.program is not None
         served.server.program.send(signal.SIGTERM)
-        assert served.server.program.wait() == -signal.SIGTERM
+        assert served.server.program.wait(10) == -signal.SIGTERM
         assert not state_file.exists()
         served.server.start()
         time.sleep(draw.random() * 0.2)
