@@ -61,9 +61,13 @@ class Ensemble:
         if blended:
             blends_nchw, _, _ = blend_within_batch(images_nchw, generator)
             images_nchw = torch.cat([blends_nchw[:blended], images_nchw[blended:]])
-        opinions_nk = self.probabilities(images_nchw, shift_k)
-        bought_nk = torch.lerp(opinions_nk[blended:], targets.named_nk[blended:], self.config.label_share)
-        return images_nchw, Targets(torch.cat([opinions_nk[:blended], bought_nk]))
+        # Where an answer is taken as it is, the members' forward pass over its image would be for nothing.
+        asked = len(images_nchw) if self.config.label_share < 1 else blended
+        opinions_nk = self.probabilities(images_nchw[:asked], shift_k) if asked else targets.named_nk[:0]
+        answers_nk = targets.named_nk[blended:]
+        if asked > blended:
+            answers_nk = torch.lerp(opinions_nk[blended:], answers_nk, self.config.label_share)
+        return images_nchw, Targets(torch.cat([opinions_nk[:blended], answers_nk]))
 
     def weights(self) -> Iterator[bytes]:
         """The bytes of all members' weights, by which a checkpoint knows its ensemble."""

@@ -62,6 +62,18 @@ def test_blends_are_what_the_ensemble_thinks_and_bought_images_a_share_of_their_
         )
 
 
+def test_members_are_asked_about_no_image_whose_answer_is_taken_as_it_is() -> None:
+    images_nchw, targets = batch()
+    asked: list[int] = []
+    network = student(seed=10).eval()
+    network.register_forward_pre_hook(lambda _, images: asked.append(len(images[0])))
+    ensemble = Ensemble([network], LabelOnlyConfig(blended_fraction=0.5, label_share=1.0))
+    taught_nchw, answers = ensemble.teach(images_nchw, targets, NO_SHIFT, torch_generator(1, "x"))
+    assert asked == [4]
+    assert torch.equal(answers.named_nk[4:], targets.named_nk[4:])
+    assert torch.allclose(answers.named_nk[:4], ensemble.probabilities(taught_nchw[:4], NO_SHIFT), atol=1e-6)
+
+
 def test_an_ensemble_that_has_no_say_is_a_training_on_the_labels_alone() -> None:
     silent = Ensemble(members(), LabelOnlyConfig(blended_fraction=0.0, label_share=1.0))
     networks = []
