@@ -9,6 +9,7 @@ METHODS = {
     "standard-kd": "standard-kd: answers to the pool only",
     "standard-kd-tuned": "standard-kd, under our schedule",
     "fs-bbt": "FS-BBT, one pool",
+    "fs-bbt-tuned": "FS-BBT's queries, under our schedule",
     "fs-bbt-as-released": "FS-BBT as released, two pools",
     "bbkd": "BBKD, active MixUp",
     "wgan-gp": "WGAN-GP, class-balanced",

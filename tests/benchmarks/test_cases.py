@@ -7,6 +7,7 @@ import pytest
 from benchmarks.reproduction.cases import CONFIGS, Case, CaseError, methods_of, require_teacher, resolve
 from benchmarks.reproduction.planned import read_plan
 from distill_client.config import load_config
+from distill_client.student.training import total_steps
 from tests.benchmarks.made_up import folders, found
 
 
@@ -110,6 +111,18 @@ def test_the_projects_plan_can_be_resolved_and_compares_like_with_like() -> None
         assert config.evaluation.dataset == experiment.case.dataset
         assert config.evaluation.held_out_fraction == 0, "every bought answer is learnt from"
         assert config.teacher.name.startswith(experiment.case.dataset)
+
+
+def test_what_ours_is_compared_with_trains_as_long_on_few_answers_as_on_many() -> None:
+    """By epochs a student of a twentieth of the answers would train for a twentieth of the time."""
+    lengths: dict[tuple[str, str], set[int]] = {}
+    for case in read_plan():
+        config = resolve(case).config
+        if case.method in {"fs-bbt", "bbkd"}:
+            taken = total_steps(config.training, config.budget_images) * config.training.batch_size
+            lengths.setdefault((case.dataset, case.method), set()).add(taken)
+    assert lengths
+    assert all(len(taken) == 1 for taken in lengths.values()), lengths
 
 
 @pytest.mark.parametrize("dataset", ["fashion-mnist", "mnist", "cifar10", "cifar100"])
