@@ -1,7 +1,6 @@
 """A new experiment's file, drafted from a teacher's card and the images at hand; whoever runs it edits the rest."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from distill_client.config import RunConfig, faults_of
 from distill_client.errors import ConfigError
 from distill_client.material import Material, check_card, load_test
-from distill_client.recipe import AMPLIFICATION, augmentation_for, training_for, variations_for, views_for
+from distill_client.recipe import Recipe, augmentation_for, recipe_for
 from distill_client.teachers.protocol import Capabilities
 from shared.datasets import DATASET_NAMES, FOLDER_PREFIX
 from shared.wire.contracts import Resize
@@ -157,6 +156,7 @@ def _validated(content: dict[str, Any]) -> RunConfig:
 def _render(experiment: RunConfig, wishes: Wishes, card: Capabilities, target: str, usable: int) -> str:
     """The file's text; numbers that were tuned come from ``recipe``."""
     file, answers, network = _flat(wishes.out.name), wishes.answers, experiment.student.network
+    colour = card.input.channels == 3
     lines = [
         f"# {experiment.pool.images:,} real images, {answers:,} answers in all, a {network} student.",
         "# Written by `distill init`; docs/client.md explains every key.",
@@ -174,7 +174,7 @@ def _render(experiment: RunConfig, wishes: Wishes, card: Capabilities, target: s
         "[pool]",
         *_pool_lines(experiment, wishes.out, usable),
         "",
-        *_method_lines(experiment, answers, card.classes),
+        *_method_lines(experiment, recipe_for(answers, card.classes, colour=colour), colour=colour),
         "",
         "[evaluation]",
         *_evaluation_lines(experiment, wishes.out),
@@ -182,15 +182,16 @@ def _render(experiment: RunConfig, wishes: Wishes, card: Capabilities, target: s
     return "\n".join(lines) + "\n"
 
 
-def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -> list[str]:
+def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> list[str]:
     """What is bought beside the pool, and how the student learns."""
-    training, views = training_for(answers), views_for(classes)
+    training, views = recipe.training, recipe.views
+    answers, pool_images = experiment.budget_images, experiment.pool.images
     seen = training.batch_size * (training.steps or 0)
     return [
         "# Beside the pool: MixUp of two real images, each turned, shifted, scaled and sheared at random.",
         "[synthesis]",
         'method = "mixed-views"',
-        f"images = {answers - experiment.pool.images:_}",
+        f"images = {answers - pool_images:_}",
         "",
         "[synthesis.views]",
         f"least_share = {views.least_share}  # of the first of the two images",
@@ -202,10 +203,10 @@ def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -
         "",
         "[student]",
         f"network = {_value(experiment.student.network)}",
-        f"augmentation = {_value(augmentation_for(answers))}  # unqueried",
+        f"augmentation = {_value(recipe.augmentation)}  # unqueried",
         "",
-        *_amplification_lines(),
-        *_variation_lines(answers, classes),
+        *_amplification_lines(recipe),
+        *_variation_lines(recipe),
         f"# {seen:,} images in all, so each that is bought about {round(seen / answers):,} times.",
         "[training]",
         f"batch_size = {training.batch_size}",
@@ -218,37 +219,35 @@ def _method_lines(experiment: RunConfig, answers: int, classes: Sequence[str]) -
         "[baselines]",
         "student_alone = false",
         "standard_kd = true  # the same network, taught by the answers to the pool alone; false saves its time",
-        f"standard_kd_augmentation = {_value(augmentation_for(experiment.pool.images))}",
+        f"standard_kd_augmentation = {_value(augmentation_for(pool_images, colour=colour))}",
     ]
 
 
-def _amplification_lines() -> list[str]:
-    """The ensemble, and what its members learn."""
+def _amplification_lines(recipe: Recipe) -> list[str]:
+    """The ensemble, where the recipe has one."""
+    if not recipe.amplification.ensemble:
+        return []
     return [
         "# So many students learn the answers first, and label blends for the last one. It costs no query, but as",
         "# many trainings more; 0 saves their time.",
         "[amplification]",
-        f"ensemble = {AMPLIFICATION.ensemble}",
-        f"blended_fraction = {AMPLIFICATION.blended_fraction}  # of each batch",
+        f"ensemble = {recipe.amplification.ensemble}",
+        f"blended_fraction = {recipe.amplification.blended_fraction}  # of each batch",
         "",
     ]
 
 
-def _variation_lines(answers: int, classes: Sequence[str]) -> list[str]:
+def _variation_lines(recipe: Recipe) -> list[str]:
     """How bought images are varied, at no query."""
-    bounds = variations_for(classes)
-    lines = ["", "[augmentation]"]
-    if augmentation_for(answers) == "combination":
+    bounds = recipe.variations
+    lines = ["[augmentation]"]
+    if recipe.augmentation == "combination":
         lines += [
-            f"rotate_degrees = {bounds.rotate_degrees}  # few answers gain from turning what is bought",
+            f"rotate_degrees = {bounds.rotate_degrees}  # what is bought, at no query",
             f"shift_fraction = {bounds.shift_fraction}",
             f"flip = {_value(bounds.flip)}",
         ]
-    return [
-        *lines,
-        f"blended_fraction = {bounds.blended_fraction}  # of each batch of theirs, with interpolated answers",
-        "",
-    ]
+    return [*lines, f"blended_fraction = {bounds.blended_fraction}  # of each batch, with interpolated answers", ""]
 
 
 def _pool_lines(experiment: RunConfig, out: Path, usable: int) -> list[str]:

@@ -1,62 +1,77 @@
-"""Our method's settings as a function of the answers bought: what `distill init` writes, and where it is tuned.
+"""Our method's settings, as a function of the pictures and the answers bought: what `distill init` writes.
 
-Chosen for LeNet5 on Fashion-MNIST (docs/results.md has what they give); for other students they are a start.
+Two recipes, chosen on held-out agreement with a teacher (docs/results.md has what they give): of grey pictures for
+LeNet5 on Fashion-MNIST, of colour pictures for AlexNet-half on CIFAR-10. For other students they are a start.
+``configs/paper/fashion-mnist/ours*.toml`` and ``configs/paper/cifar10/ours*.toml`` are these very settings.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from distill_client.config import Augmentation, AugmentationConfig, EnsembleConfig, TrainingConfig, ViewsConfig
 
 BATCH_SIZE = 256
-LEARNING_RATE = 5e-3
 WARMUP_STEPS = 200
 AVERAGING_DECAY = 0.999
-# Images that a training sees, each bought one several times: so many passes, and never fewer images than these.
-PASSES = 30
-SAMPLES_LEAST = 600_000
-# An ensemble of students learns the answers first, and teaches the last one about blends that nobody asked about.
-AMPLIFICATION = EnsembleConfig(ensemble=3, blended_fraction=0.5)
-# The ensemble's members, and a student without one, learn blends of bought images in a part of each batch. Where few
-# are bought, they are turned, shifted and perhaps mirrored too: with 2,500 answers that gains, with 5,000 it was not
-# seen to.
+# Of each batch: blends of bought images, with interpolated answers.
 BLENDED_FRACTION = 0.5
+# A grey student and each member of its ensemble learn what is bought as it is, and turn, shift and perhaps mirror few
+# answers too: with 2,500 that gains, with 5,000 it was not seen to.
 FEW_ANSWERS = 3_000
-ROTATE_DEGREES = 5.0
-SHIFT_FRACTION = 0.04
 
 
-def training_for(answers: int) -> TrainingConfig:
-    """The schedule for a student of so many bought answers, and for each member of its ensemble."""
-    samples = max(SAMPLES_LEAST, PASSES * answers)
+@dataclass(frozen=True)
+class Recipe:
+    """How what is bought beside the pool is made, how it is varied at no query, and how long it is learnt."""
+
+    views: ViewsConfig
+    augmentation: Augmentation
+    variations: AugmentationConfig
+    amplification: EnsembleConfig
+    training: TrainingConfig
+
+
+def recipe_for(answers: int, classes: Sequence[str], *, colour: bool) -> Recipe:
+    """The settings for so many ``answers``, the pool's included, from a teacher of these class names."""
+    flip = may_face_either_way(classes)
+    if colour:
+        return Recipe(
+            views=ViewsConfig(shift_fraction=0.1, flip=flip),
+            augmentation="combination",
+            variations=AugmentationConfig(
+                rotate_degrees=0, shift_fraction=0.1, flip=flip, blended_fraction=BLENDED_FRACTION
+            ),
+            amplification=EnsembleConfig(),
+            training=_training(answers, passes=100, images_least=3_000_000, learning_rate=2e-3),
+        )
+    return Recipe(
+        views=ViewsConfig(flip=flip),
+        augmentation=augmentation_for(answers, colour=False),
+        variations=AugmentationConfig(
+            rotate_degrees=5.0, shift_fraction=0.04, flip=flip, blended_fraction=BLENDED_FRACTION
+        ),
+        # Students of the answers label blends that nobody asked about, for the last one.
+        amplification=EnsembleConfig(ensemble=3, blended_fraction=BLENDED_FRACTION),
+        training=_training(answers, passes=30, images_least=600_000, learning_rate=5e-3),
+    )
+
+
+def augmentation_for(answers: int, *, colour: bool) -> Augmentation:
+    """How so many answered images are varied in training, at no query."""
+    return "combination" if colour or answers <= FEW_ANSWERS else "mixup"
+
+
+def _training(answers: int, *, passes: int, images_least: int, learning_rate: float) -> TrainingConfig:
+    """Each answer is learnt ``passes`` times, and no training sees fewer than ``images_least`` images."""
     return TrainingConfig(
         batch_size=BATCH_SIZE,
-        steps=math.ceil(samples / BATCH_SIZE),
-        learning_rate=LEARNING_RATE,
+        steps=math.ceil(max(images_least, passes * answers) / BATCH_SIZE),
+        learning_rate=learning_rate,
         warmup_steps=WARMUP_STEPS,
         decay="cosine",
         averaging_decay=AVERAGING_DECAY,
     )
-
-
-def augmentation_for(answers: int) -> Augmentation:
-    """How bought images are varied in training, at no query."""
-    return "combination" if answers <= FEW_ANSWERS else "mixup"
-
-
-def variations_for(classes: Sequence[str]) -> AugmentationConfig:
-    """The bounds of these variations."""
-    return AugmentationConfig(
-        rotate_degrees=ROTATE_DEGREES,
-        shift_fraction=SHIFT_FRACTION,
-        flip=may_face_either_way(classes),
-        blended_fraction=BLENDED_FRACTION,
-    )
-
-
-def views_for(classes: Sequence[str]) -> ViewsConfig:
-    """How the pool's images are transformed before they are blended."""
-    return ViewsConfig(flip=may_face_either_way(classes))
 
 
 def may_face_either_way(classes: Sequence[str]) -> bool:

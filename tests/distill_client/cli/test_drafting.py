@@ -1,23 +1,20 @@
 """`distill init`: what it writes can be planned as it stands, and says why."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distill_client.config import load_config
+from distill_client.config import RunConfig, load_config
 from distill_client.errors import ConfigError
-from distill_client.recipe import (
-    AMPLIFICATION,
-    FEW_ANSWERS,
-    augmentation_for,
-    may_face_either_way,
-    training_for,
-    variations_for,
-)
+from distill_client.recipe import FEW_ANSWERS, Recipe, augmentation_for, may_face_either_way, recipe_for
 from tests.distill_client.cli.support import Served, distill, kinds_of_events, one_object
 from tests.shared.odd_pictures import write_good_pictures
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "paper"
+CLOTHES = ["T-shirt/top", "Ankle boot"]
 
 TEACHER_FILE = """
 kind = "huggingface"
@@ -46,11 +43,9 @@ def test_a_data_set_of_the_teachers_classes(served: Served, tmp_path: Path) -> N
     assert (config.pool.dataset, config.pool.images, config.pool.balanced) == ("digits", 200, True)
     assert (config.synthesis.method, config.synthesis.images) == ("mixed-views", 300)
     assert not config.synthesis.views.flip, "digits are not to be mirrored"
-    assert config.training == training_for(500)
+    assert settings_of(config) == recipe_for(500, "0123456789", colour=False)
     assert config.student.network == "lenet5"
     assert config.student.augmentation == config.baselines.standard_kd_augmentation == "combination"
-    assert config.amplification == AMPLIFICATION
-    assert config.augmentation == variations_for("0123456789")
     assert (config.evaluation.dataset, config.baselines.student_alone) == ("digits", False)
     assert "# It answers with probabilities, in 10 classes: 0, 1, 2" in text
     assert kinds_of_events(served, secret) == ["create"], "nothing was bought"
@@ -133,12 +128,35 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_training_grows_with_the_answers() -> None:
-    assert [training_for(answers).steps for answers in (500, 20_000, 50_000)] == [2_344, 2_344, 5_860]
+@pytest.mark.parametrize("name", ["ours-up-to-3000", "ours-up-to-20000", "ours"])
+def test_grey_pictures_are_learnt_as_was_measured_on_fashion_mnist(name: str) -> None:
+    config = load_config(CONFIGS / "fashion-mnist" / f"{name}.toml")
+    assert settings_of(config) == recipe_for(config.budget_images, CLOTHES, colour=False)
+
+
+@pytest.mark.parametrize("name", ["ours-up-to-20000", "ours"])
+def test_colour_pictures_are_learnt_as_was_measured_on_cifar_10(name: str) -> None:
+    """But for steps that were rounded by hand."""
+    config = load_config(CONFIGS / "cifar10" / f"{name}.toml")
+    recipe = recipe_for(config.budget_images, ["airplane", "ship"], colour=True)
+    assert recipe.training.steps == pytest.approx(config.training.steps, rel=1e-3)
+    same_steps = recipe.training.model_copy(update={"steps": config.training.steps})
+    assert settings_of(config) == replace(recipe, training=same_steps)
+
+
+def settings_of(config: RunConfig) -> Recipe:
+    """What of a configuration a recipe has; bounds that its augmentation does not use are the recipe's too."""
+    variations = config.augmentation
+    if config.student.augmentation == "mixup":
+        unused = recipe_for(config.budget_images, CLOTHES, colour=False).variations
+        variations = unused.model_copy(update={"blended_fraction": variations.blended_fraction})
+    return Recipe(
+        config.synthesis.views, config.student.augmentation, variations, config.amplification, config.training
+    )
 
 
 def test_few_answers_are_turned_and_shifted_too() -> None:
-    assert [augmentation_for(FEW_ANSWERS + more) for more in (0, 1)] == ["combination", "mixup"]
+    assert [augmentation_for(FEW_ANSWERS + more, colour=False) for more in (0, 1)] == ["combination", "mixup"]
 
 
 def test_what_may_be_mirrored() -> None:
