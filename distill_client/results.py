@@ -160,7 +160,8 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
     """Put together what summary.json holds; accuracies and agreement are fractions, null where not measured.
 
     ``planned`` is the most that may be bought; rounds that a run decided against are under ``images.not_bought``,
-    and how many images came out equal to others, which are bought once, under ``images.repeated``.
+    and how many of the others came out equal to another, so are bought once, under ``images.repeated``. What a second
+    pool shares with the first is known beforehand, and no part of ``planned``.
     """
     record, budget = folder.record, folder.config.budget
     rounds: dict[str, Any] | None = None
@@ -170,6 +171,8 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
         not_bought = {phase: images for phase, images in planned.items() if phase not in bought}
         measured = read_measurements(folder.measurements_path)
         rounds = describe_rounds(budget, measured, sum(planned.values()))
+    by_phase = {phase: images for phase, images in planned.items() if phase not in not_bought}
+    repeated = sum(by_phase.values()) - folder.labels.different_images()
     return {
         "name": record.name,
         "run_id": record.run_id,
@@ -186,9 +189,9 @@ def summarise(  # noqa: PLR0913 - what came out, each part by its name
         "images": {
             "planned": sum(planned.values()),
             **audit.counts,
-            "by_phase": {phase: images for phase, images in planned.items() if phase not in not_bought},
+            "by_phase": by_phase,
             **({"not_bought": not_bought} if not_bought else {}),
-            **({"repeated": repeated} if (repeated := folder.labels.repeated_images()) else {}),
+            **({"repeated": repeated} if repeated else {}),
             "real": planned["pool"] + planned.get("second_pool", 0),
             "rejected": loss.answers - loss.taught,
         },

@@ -71,10 +71,17 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
     loss = Loss("lumped tail", "top-k:3", taught=2, answers=5)
     accuracies = {STUDENT: 0.5, STANDARD_KD: 0.25}
     fit = PoolFit(5, 3, None, None, None, 10, ("too few classes",))
+    images_nhwc = some_images(5)
     with folder:
+        for phase, rows in {"pool": [0], "mixup": [1, 2], "cvae": [3]}.items():
+            folder.labels.record_stage(phase, images_nhwc[rows], images_per_request=2)
         summary = summarise(folder, accuracies, agreed, AUDIT, planned=planned, test=test, loss=loss, fit=fit)
-        folder.labels.record_stage("pool", some_images(2)[[0, 1, 0]], images_per_request=2)
-        again = summarise(folder, accuracies, agreed, AUDIT, planned=planned, test=test, loss=loss, fit=fit)
+        folder.labels.record_stage("second_pool", images_nhwc[[0, 4]], images_per_request=2)
+        planned_two = {**planned, "second_pool": 1}  # the other image is the pool's
+        two = summarise(folder, accuracies, agreed, AUDIT, planned=planned_two, test=test, loss=loss, fit=fit)
+        folder.labels.record_stage("gan", images_nhwc[[3, 3]], images_per_request=2)
+        planned_more = {**planned_two, "gan": 2}
+        again = summarise(folder, accuracies, agreed, AUDIT, planned=planned_more, test=test, loss=loss, fit=fit)
     assert summary["images"] == {
         "planned": 4,
         "bought": 5,
@@ -84,7 +91,8 @@ def test_the_summary_keeps_every_count_as_its_own_side_gave_it(tmp_path: Path) -
         "real": 1,
         "rejected": 3,
     }
-    assert again["images"] == {**summary["images"], "repeated": 1}
+    assert "repeated" not in two["images"]
+    assert (again["images"]["planned"], again["images"]["repeated"]) == (7, 2)
     assert summary["pool_fit"]["warnings"] == ["too few classes"]
     assert summary["learnt_by"] == loss.sentence
     assert (summary["audit"]["equal"], summary["audit"]["faults"]) == (False, ["a fault"])

@@ -82,10 +82,10 @@ class PaidLabels:
         )
         return int(row[0]), int(row[1])
 
-    def repeated_images(self) -> int:
-        """How many images of the recorded stages equal another one, and so are bought once: a CVAE's may."""
-        ((repeated,),) = self._read("SELECT count(*) - count(DISTINCT digest) FROM stage_images")
-        return int(repeated)
+    def different_images(self) -> int:
+        """How many different images the recorded stages have; one that equals another is bought once."""
+        ((different,),) = self._read("SELECT count(DISTINCT digest) FROM stage_images")
+        return int(different)
 
     def record_stage(
         self,

@@ -53,6 +53,8 @@ def test_a_second_pool_is_bought_and_counted(released: Finished) -> None:
     assert images["by_phase"]["second_pool"] == pool.second_images == len(both) - 40
     assert images["real"] == len(both)
     assert images["planned"] == images["bought"] == teacher.spent == 100 + pool.second_images
+    assert pool.second_images < 40, "what both pools have is no part of the plan"
+    assert "repeated" not in images
     assert summary["audit"]["equal"]
     card = json.loads((path / "student" / "card.json").read_text())
     told = f"digits: {len(both)}, of which {pool.second_images} are a second pool that only the CVAE learnt from"

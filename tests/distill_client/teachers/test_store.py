@@ -102,7 +102,7 @@ def test_repeats_are_bought_once_and_answered_in_every_row(
         assert teacher.spent == store.images_bought() == len(distinct)
         assert len(set(teacher.images_seen)) == len(teacher.images_seen) == len(distinct)
         assert sum(store.stage_images(stage)[0] for stage in store.stages()) == len(distinct)
-        assert store.repeated_images() == sum(map(len, stages)) - len(distinct)
+        assert store.different_images() == len(distinct)
 
 
 def test_recorded_batches_outlive_a_reopening_and_are_never_cut_again(tmp_path: Path) -> None:
