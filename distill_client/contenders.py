@@ -88,9 +88,9 @@ def describe_learning(config: RunConfig, loss: Loss) -> str:
 
 
 def _ensemble(config: RunConfig, loss: Loss) -> EnsembleConfig | None:
-    """The ensemble that teaches our student beside the answers; none where what is missing of them is one event."""
+    """The ensemble that teaches our student beside the answers; None where there is to be none."""
     taught_by = config.label_only if loss.name == "labels" else config.amplification
-    return taught_by if taught_by.ensemble and loss.name != "lumped tail" else None
+    return taught_by if taught_by.ensemble else None
 
 
 def _prior_shift(

@@ -9,7 +9,8 @@ makes something else. So our student is trained thus, and no further query is sp
 2. Our student then trains on batches of the same images. A part of each, ``blended_fraction``, are such blends, which
    nobody asked the teacher about: their target is no mixture of answers but q, the mean of the members' probabilities
    for that very blend. The target of the others is ``label_share`` of the answer and the rest q, again of the very
-   pixels, varied as they are. The loss is the cross-entropy with these targets.
+   pixels, varied as they are. The loss is the cross-entropy with these targets; where an answer names some classes
+   alone, its share of the target has the same tail (``losses``), and q, a whole distribution, has none.
 3. With ``prior_correction`` all of them learn p_c ~ exp(z_c + log a_c - log b_c): a are the frequencies of the
    classes among all labels that are learnt from, b among those of the real images. What synthetic images do to how
    often a class is answered goes into a and b, which are then left out, and not into the student's logits z.
@@ -63,11 +64,12 @@ class Ensemble:
             images_nchw = torch.cat([blends_nchw[:blended], images_nchw[blended:]])
         # Where an answer is taken as it is, the members' forward pass over its image would be for nothing.
         asked = len(images_nchw) if self.config.label_share < 1 else blended
-        opinions_nk = self.probabilities(images_nchw[:asked], shift_k) if asked else targets.named_nk[:0]
-        answers_nk = targets.named_nk[blended:]
-        if asked > blended:
-            answers_nk = torch.lerp(opinions_nk[blended:], answers_nk, self.config.label_share)
-        return images_nchw, Targets(torch.cat([opinions_nk[:blended], answers_nk]))
+        opinions_nk = torch.zeros_like(targets.named_nk)
+        if asked:
+            opinions_nk[:asked] = self.probabilities(images_nchw[:asked], shift_k)
+        share_n1 = torch.full_like(targets.named_nk[:, :1], self.config.label_share)
+        share_n1[:blended] = 0  # nobody has answered a blend
+        return images_nchw, targets.beside(opinions_nk, share_n1)
 
     def weights(self) -> Iterator[bytes]:
         """The bytes of all members' weights, by which a checkpoint knows its ensemble."""

@@ -130,6 +130,11 @@ class Targets:
         named_nk = torch.lerp(self.named_nk[partner], self.named_nk, share_n1)
         return replace(self, named_nk=named_nk, tails=tuple(tails))
 
+    def beside(self, opinions_nk: torch.Tensor, share_n1: torch.Tensor) -> Self:
+        """Each row share_n1 of its own answer and the rest of a whole distribution opinions_nk, which has no tail."""
+        tails = tuple(replace(own, mass_n=own.mass_n * share_n1[:, 0]) for own in self.tails)
+        return replace(self, named_nk=torch.lerp(opinions_nk, self.named_nk, share_n1), tails=tails)
+
     def cross_entropy(self, logits_nk: torch.Tensor) -> torch.Tensor:
         """The loss at the top of this page, a scalar: the mean over the batch of the student's logits_nk."""
         loss = F.cross_entropy(logits_nk, self.named_nk)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill_client.config import LabelOnlyConfig
+from distill_client.config import EnsembleConfig, LabelOnlyConfig
 from distill_client.errors import RunStoreError
 from distill_client.randomness import torch_generator
 from distill_client.student.checkpoint import Checkpoint
@@ -72,6 +72,24 @@ def test_members_are_asked_about_no_image_whose_answer_is_taken_as_it_is() -> No
     assert asked == [4]
     assert torch.equal(answers.named_nk[4:], targets.named_nk[4:])
     assert torch.allclose(answers.named_nk[:4], ensemble.probabilities(taught_nchw[:4], NO_SHIFT), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_a_bought_answers_tail_stays_one_event_and_a_blends_target_is_whole(share: float) -> None:
+    """Row by row, the loss is ``share`` of the answer's own, its tail's included, and the rest of the opinion's."""
+    images_nchw, _ = batch()
+    top_two_nk = lessons(8).targets_nk
+    top_two_nk[np.argsort(top_two_nk, axis=1).argsort(axis=1) < 2] = np.nan
+    answers = Targets.of(top_two_nk)
+    ensemble = Ensemble(members(), EnsembleConfig(ensemble=2, blended_fraction=0.5, label_share=share))
+    taught_nchw, taught = ensemble.teach(images_nchw, answers, NO_SHIFT, torch_generator(1, "x"))
+    opinions = Targets(ensemble.probabilities(taught_nchw, NO_SHIFT))
+    logits_nk = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    for row in range(8):
+        one, told_by_answer = slice(row, row + 1), share if row >= 4 else 0.0
+        own, opinion = (targets[one].cross_entropy(logits_nk[one]) for targets in (answers, opinions))
+        expected = told_by_answer * own + (1 - told_by_answer) * opinion
+        assert torch.allclose(taught[one].cross_entropy(logits_nk[one]), expected, atol=1e-5)
 
 
 def test_an_ensemble_that_has_no_say_is_a_training_on_the_labels_alone() -> None:
