@@ -3,12 +3,14 @@
 Every run is the real thing: a `teacher serve` process on a fresh ledger, a key with exactly the run's budget,
 `distill run` over HTTP, the owner's answers for agreement, the audit. Each adds one line to
 `benchmarks/results/DATASET.jsonl`. What is recorded is not run again, and a run that was killed goes on; several may
-be started beside each other, also of the same `--plan`. A run whose counts do not agree is not recorded.
+be started beside each other, also of the same `--plan`. A run whose counts do not agree is not recorded, and one of
+files that no commit has only with `--dirty`.
 """
 
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,8 +19,9 @@ import typer
 
 from benchmarks.reproduction.cases import BUNDLES, CONFIGS, Case, CaseError, Experiment, resolve
 from benchmarks.reproduction.planned import PLAN, PlanError, read_plan
+from benchmarks.reproduction.provenance import Uncommitted, present_tree, require_committed
 from benchmarks.reproduction.rows import RESULTS, Row, RowsDamaged, append_row, read_rows
-from benchmarks.reproduction.running import RUNS, RunFailed, UnderWay, claimed, discard, run_experiment
+from benchmarks.reproduction.running import RUNS, RunFailed, UnderWay, claimed, discard, folder_of, run_experiment
 
 Resolve = Callable[[Case], Experiment]
 
@@ -37,6 +40,9 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter per flag
     listed: Annotated[bool, typer.Option("--list", help="of that plan, say what there is; run nothing")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     discards: Annotated[bool, typer.Option("--discard", help="remove each run's folder once recorded")] = False,
+    dirty: Annotated[
+        bool, typer.Option("--dirty", help="run also what is not committed; its rows are marked")
+    ] = False,
     configs: Annotated[Path, typer.Option(help="where the methods' files are")] = CONFIGS,
     bundles: Annotated[Path, typer.Option(help="where the teachers are")] = BUNDLES,
     results: Annotated[Path, typer.Option(help="where the lines go")] = RESULTS,
@@ -59,8 +65,9 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter per flag
         if listed:
             _list(cases, found, results)
             return
-        failures = sum(not _run(case, found, results, runs, device, discards=discards) for case in cases)
-    except (CaseError, PlanError, RowsDamaged) as error:
+        manner = _Manner(found, results, runs, device, discards=discards, dirty=dirty)
+        failures = sum(not _run(case, manner) for case in cases)
+    except (CaseError, PlanError, RowsDamaged, Uncommitted) as error:
         raise SystemExit(f"paper: {error}") from None
     if failures:
         raise SystemExit(f"paper: {failures} of {len(cases)} runs failed, see above")
@@ -72,28 +79,51 @@ def _numbers(seeds: str) -> list[int]:
     return [int(seed) for seed in seeds.split(",")]
 
 
-def _run(case: Case, found: Resolve, results: Path, runs: Path, device: str, *, discards: bool) -> bool:
-    """Run a case unless it is recorded; false if it failed, which does not keep others from running."""
+@dataclass(frozen=True)
+class _Manner:
+    """How runs are made: from which files, on which device, where they and their rows go, and what is kept."""
+
+    found: Resolve
+    results: Path
+    runs: Path
+    device: str
+    discards: bool
+    dirty: bool
+
+
+def _run(case: Case, manner: _Manner) -> bool:
+    """Run a case unless it is recorded; false if it failed, which does not keep others from running.
+
+    Raises Uncommitted before it begins with files that no commit has.
+    """
     try:
-        experiment = found(case)
+        experiment = manner.found(case)
         name = f"{_about(experiment)}, seed {case.seed}"
-        if _say_recorded(name, experiment, results):
+        is_recorded = _say_recorded(name, experiment, manner.results)
+        if is_recorded and not (manner.discards and folder_of(experiment, manner.runs).exists()):
             return True
-        with claimed(experiment, runs):
-            if _say_recorded(name, experiment, results):  # by somebody else, meanwhile
-                return True
-            print(f"{name}: begins", flush=True)
-            row = run_experiment(experiment, runs=runs, device=device)
-            append_row(row, results)
-            if discards:
-                discard(experiment, runs)
-        print(f"{name}: {_outcome(row)}", flush=True)
+        with claimed(experiment, manner.runs):
+            # Else it is recorded by somebody else meanwhile, or by one who was killed before the folder was gone.
+            if not is_recorded and not _say_recorded(name, experiment, manner.results):
+                _record(name, experiment, manner)
+            if manner.discards:
+                discard(experiment, manner.runs)
     except UnderWay as elsewhere:
         print(f"{name}: {elsewhere}", flush=True)
     except (RunFailed, CaseError) as error:
         print(f"FAILED: {case.command()}: {error}", flush=True)
         return False
     return True
+
+
+def _record(name: str, experiment: Experiment, manner: _Manner) -> None:
+    """Make a claimed run and add its row. Raises Uncommitted, RunFailed and CaseError."""
+    if not manner.dirty:
+        require_committed(present_tree())
+    print(f"{name}: begins", flush=True)
+    row = run_experiment(experiment, runs=manner.runs, device=manner.device)
+    append_row(row, manner.results)
+    print(f"{name}: {_outcome(row)}", flush=True)
 
 
 def _say_recorded(name: str, experiment: Experiment, results: Path) -> bool:

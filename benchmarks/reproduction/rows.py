@@ -66,7 +66,7 @@ class LastReceipt(_Part):
 
 
 class Versions(_Part):
-    """What ran. ``dirty``: tracked files differed from the commit."""
+    """What ran. ``dirty``: tracked files differed from the commit, or became others meanwhile."""
 
     python: str
     torch: str

@@ -2,10 +2,8 @@
 
 import json
 import os
-import platform
 import resource
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from benchmarks.reproduction.cases import PROJECT, Experiment, require_teacher
+from benchmarks.reproduction.provenance import THREADS, Tree, present_machine, present_tree
 from benchmarks.reproduction.rows import (
     Counts,
     LastReceipt,
@@ -30,7 +29,6 @@ from distill_client.durable import write_durably
 from examples.local_teacher import CommandFailed, issue_key, run, run_json, serving
 
 RUNS = PROJECT / "runs" / "paper"
-THREADS = 1  # of the client and of the server: networks this small gain nothing from a second
 
 
 class RunFailed(Exception):
@@ -39,6 +37,11 @@ class RunFailed(Exception):
 
 class UnderWay(Exception):
     """Another process is at this very run."""
+
+
+def folder_of(experiment: Experiment, runs: Path = RUNS) -> Path:
+    """Where a run is made."""
+    return runs / experiment.folder_name
 
 
 @contextmanager
@@ -59,7 +62,7 @@ def run_experiment(experiment: Experiment, *, runs: Path = RUNS, device: str = "
     Raises CaseError without a teacher, and RunFailed when a command fails or the counts do not agree.
     """
     require_teacher(experiment)
-    folder = runs / experiment.folder_name
+    folder = folder_of(experiment, runs)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return _run_in(folder, experiment, device)
@@ -75,7 +78,7 @@ def _run_in(folder: Path, experiment: Experiment, device: str) -> Row:
     write_durably(config, tomli_w.dumps(content).encode())
     budget = _planned(config, experiment)
 
-    versions = _project_version()
+    began_with = present_tree()
     run_dir, resumed = folder / "run", (folder / "run").exists()
     with serving(experiment.bundle, f"sqlite:///{folder / 'ledger.sqlite'}", folder / "server.log") as url:
         environment["DISTILL_API_KEY"] = _key(folder, experiment.case.disclosure, budget)
@@ -97,8 +100,8 @@ def _run_in(folder: Path, experiment: Experiment, device: str) -> Row:
         _counted(summary, audit, budget, folder),
         cpu_seconds=round(cpu_seconds, 1),
         resumed=resumed,
-        versions=Versions(**{name: summary["versions"][name] for name in ("python", "torch", "numpy")}, **versions),
-        machine=_machine(device),
+        versions=_versions(summary, began_with),
+        machine=present_machine(device),
     )
 
 
@@ -143,6 +146,12 @@ def _counted(summary: dict[str, Any], audit: dict[str, Any], budget: int, folder
     if counts.planned != budget or len(same) != 1 or not audit["equal"] or counts.receipts != counts.answers:
         raise RunFailed(f"{folder}: the counts do not agree, so nothing is recorded: {counts}; {audit['faults']}")
     return counts
+
+
+def _versions(summary: dict[str, Any], began_with: Tree) -> Versions:
+    """What ran; dirty also where the files changed while it did, as each of its commands reads them anew."""
+    packages = {name: summary["versions"][name] for name in ("python", "torch", "numpy")}
+    return Versions(**packages, commit=began_with.commit, dirty=began_with.dirty or present_tree() != began_with)
 
 
 def _row(  # noqa: PLR0913 - what a row is made of, each by its name
@@ -204,35 +213,13 @@ def _row(  # noqa: PLR0913 - what a row is made of, each by its name
 
 
 def discard(experiment: Experiment, runs: Path = RUNS) -> None:
-    """Remove a recorded run's folder."""
-    shutil.rmtree(runs / experiment.folder_name)
+    """Remove a recorded run's folder, where it is there; the run is to be claimed."""
+    folder = folder_of(experiment, runs)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _children_cpu_seconds() -> float:
     """CPU seconds, user and system, of all children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _project_version() -> dict[str, Any]:
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return {
-        "commit": git("rev-parse", "HEAD") or "unknown",
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-    }
-
-
-def _machine(device: str) -> Machine:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = models[0] if models else cpu
-    if device != "cpu":
-        import torch
-
-        device = f"{device}: {torch.cuda.get_device_name(device)}"
-    return Machine(cpu=cpu, cores=os.cpu_count() or 1, threads=THREADS, device=device)

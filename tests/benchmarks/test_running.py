@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import paper
 from benchmarks.reproduction import running
+from benchmarks.reproduction.provenance import Tree
 from benchmarks.reproduction.rows import read_rows
 from examples.local_teacher import CommandFailed
 from tests.benchmarks.made_up import folders, found
@@ -40,12 +41,17 @@ SUMMARY: dict[str, Any] = {
 
 @dataclass
 class Doubles:
-    """Commands that do at once what they are told to; ``asked`` has their words, ``keys`` the terms of each key."""
+    """Commands that do at once what they are told to; ``asked`` has their words, ``keys`` the terms of each key.
+
+    ``tree`` are the project's files, which are ``tree_after`` when a client ran.
+    """
 
     planned: int = 50_000
     audit: dict[str, Any] = field(default_factory=lambda: {**COUNTS, "equal": True, "faults": []})
     repeated: int = 0
     client_dies: bool = False
+    tree: Tree = field(default_factory=lambda: Tree("c0ffee0", dirty=False))
+    tree_after: Tree | None = None
     asked: list[str] = field(default_factory=list)
     keys: list[tuple[int, str]] = field(default_factory=list)
     secrets: set[str] = field(default_factory=set)
@@ -58,6 +64,7 @@ class Doubles:
             assert env["OMP_NUM_THREADS"] == "1"
             run_dir = Path(said[said.index("--out") + 1] if said[1] == "run" else said[2])
             run_dir.mkdir(exist_ok=True)
+            self.tree = self.tree_after or self.tree
             if self.client_dies:
                 raise CommandFailed(said, -9)
             images = {**SUMMARY["images"], "planned": self.planned, "repeated": self.repeated}
@@ -90,6 +97,8 @@ def doubles(monkeypatch: pytest.MonkeyPatch) -> Doubles:
     for name in ("run", "run_json", "issue_key"):
         monkeypatch.setattr(running, name, getattr(double, name))
     monkeypatch.setattr(running, "serving", serving)
+    for module in (paper, running):
+        monkeypatch.setattr(module, "present_tree", lambda: double.tree)
     return double
 
 
@@ -197,6 +206,38 @@ def test_a_recorded_runs_folder_may_be_discarded(places: dict[str, Path], double
     once(places, discards=True)
     assert len(read_rows("fashion-mnist", places["results"])) == 1
     assert [path for path in places["runs"].glob("fashion-mnist/*") if path.is_dir()] == []
+
+
+def test_a_folder_left_by_a_kill_after_its_row_is_discarded_too(places: dict[str, Path], doubles: Doubles) -> None:
+    once(places)
+    (folder,) = (path for path in places["runs"].glob("fashion-mnist/*") if path.is_dir())
+    once(places)
+    assert folder.exists(), "nobody asked for less"
+    once(places, discards=True)
+    assert not folder.exists()
+    assert doubles.asked.count("distill run") == len(read_rows("fashion-mnist", places["results"])) == 1
+
+
+def test_what_is_not_committed_is_not_run_unless_asked_for(places: dict[str, Path], doubles: Doubles) -> None:
+    doubles.tree = Tree("c0ffee0", dirty=True)
+    with pytest.raises(SystemExit, match="not in commit c0ffee0, so a row could not say what it is of; commit"):
+        once(places)
+    assert doubles.asked == []
+    once(places, dirty=True)
+    (row,) = read_rows("fashion-mnist", places["results"])
+    assert (row.versions.commit, row.versions.dirty) == ("c0ffee0", True)
+
+
+@pytest.mark.parametrize(
+    ("after", "dirty"), [(Tree("c0ffee0", True), True), (Tree("facade1", False), True), (None, False)]
+)
+def test_files_that_change_while_it_runs_are_in_its_row(
+    places: dict[str, Path], doubles: Doubles, after: Tree | None, dirty: bool
+) -> None:
+    doubles.tree_after = after
+    once(places)
+    (row,) = read_rows("fashion-mnist", places["results"])
+    assert (row.versions.commit, row.versions.dirty) == ("c0ffee0", dirty)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def test_a_run_killed_while_it_buys_goes_on_to_a_row_with_equal_counts(
     places: dict[str, Path], commands: ForkedCommands, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def once() -> str:
-        paper.main(dataset="digits", method="tiny", seeds="1", disclosure="top-k:3", **places)  # type: ignore[arg-type]
+        named = {"dataset": "digits", "method": "tiny", "seeds": "1", "disclosure": "top-k:3"}
+        paper.main(**named, **places, dirty=True)  # type: ignore[arg-type]
         return capsys.readouterr().out
 
     with pytest.raises(SystemExit, match="1 of 1 runs failed"):
