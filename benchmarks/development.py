@@ -3,7 +3,8 @@
 One student by a method of configs/paper, with some of its settings changed, measured on agreement with its teacher on
 10,000 training images that are in nobody's pool. The test set is not looked at, and the seed, 11, is no row's of
 docs/results.md. So that many settings can be tried, the teacher answers in process and nothing is charged; everything
-else is the client's own. Each trial adds a line to `benchmarks/development.jsonl`, and docs/results.md tells of them.
+else is the client's own. Each trial adds a line to `benchmarks/development.jsonl`, with the digest of its
+configuration and what ran, and docs/results.md tells of them.
 """
 
 import json
@@ -16,11 +17,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from benchmarks.reproduction.cases import PROJECT, Case, CaseError, resolve
+from benchmarks.reproduction.cases import Case, CaseError, resolve
+from benchmarks.reproduction.provenance import present_versions
+from benchmarks.reproduction.trials import TRIALS, Trial, append_trial
 from distill_client.config import RunConfig
 from distill_client.config.reading import faults_of
 from distill_client.contenders import STUDENT, prepare_lessons, train_contender
@@ -36,7 +38,6 @@ from teacher_server.teachers.teacher import load_teacher
 
 SEED = 11
 HELD_OUT = 10_000
-TRIALS = PROJECT / "benchmarks" / "development.jsonl"
 
 
 def main(  # noqa: PLR0913, PLR0917 - one parameter per flag
@@ -55,20 +56,22 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter per flag
         config = with_changes(experiment.config, changed or [])
     except CaseError as error:
         raise SystemExit(f"development: {error}") from None
+    versions = present_versions()
     found = tried(config, experiment.bundle, torch.device(device))
-    row = {
-        "dataset": dataset,
-        "method": method,
-        "student": config.student.network,
-        "answers": config.budget_images,
-        "about": about,
-        "set": changed or [],
+    trial = Trial(
+        dataset=dataset,
+        method=method,
+        student=config.student.network,
+        answers=config.budget_images,
+        about=about,
+        set=changed or [],
+        config_digest=config.digest(),
         **found,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    with FileLock(trials.with_suffix(".lock")), trials.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions,
+    )
+    append_trial(trial, trials)
     print(
         f"{about}: agreement {found['agreement']:.2%}, divergence {found['divergence']:.4f}, {found['seconds']:.0f} s"
     )

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import development
 from benchmarks.development import with_changes
 from benchmarks.reproduction.cases import CaseError
+from benchmarks.reproduction.rows import Versions
 from benchmarks.reproduction.trials import read_trials, trial_table
 from tests.benchmarks.made_up import folders, found
 
 LINE = (
-    '{"dataset": "mnist", "student": "lenet5", "answers": %d, "about": "%s", "agreement": %s, '
-    '"divergence": 0.25, "device": "cpu", "seconds": 1.0, "set": []}\n'
+    '{"dataset": "mnist", "method": "ours", "student": "lenet5", "answers": %d, "about": "%s", "set": [], '
+    '"agreement": %s, "divergence": 0.25, "seconds": 1.0, "device": "cpu", "finished_at": "2026-01-01"}\n'
 )
 
 
@@ -38,6 +40,25 @@ def test_a_trial_changes_what_it_names(tmp_path: Path) -> None:
     changed = with_changes(config, ["training.learning_rate=2e-3", "student.augmentation=geometric"])
     assert (changed.training.learning_rate, changed.student.augmentation) == (2e-3, "geometric")
     assert changed.synthesis == config.synthesis
+
+
+def test_a_trials_line_says_what_repeats_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders(tmp_path)
+    path = tmp_path / "trials.jsonl"
+    path.write_text(LINE % (500, "from before", 0.9))
+    monkeypatch.setattr(development, "resolve", lambda case: found(tmp_path, seed=case.seed, answers=case.answers))
+    ran = Versions(python="3", torch="2", numpy="2", commit="c0ffee0", dirty=True)
+    monkeypatch.setattr(development, "present_versions", lambda: ran)
+    measured = {"agreement": 0.9, "divergence": 0.25, "seconds": 1.0}
+    monkeypatch.setattr(development, "tried", lambda *_: measured)
+    changed = ["training.learning_rate=2e-3"]
+    development.main("fashion-mnist", "slower", answers=20_000, changed=changed, trials=path)
+    before, trial = read_trials(path)
+    assert (before.config_digest, before.versions) == (None, None)
+    again = with_changes(found(tmp_path, seed=development.SEED, answers=20_000).config, changed)
+    assert (trial.config_digest, trial.set, trial.about) == (again.digest(), changed, "slower")
+    assert trial.versions == ran
+    assert trial.config_digest != found(tmp_path, seed=development.SEED, answers=20_000).config.digest()
 
 
 @pytest.mark.parametrize(
