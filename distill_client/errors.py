@@ -10,12 +10,14 @@ DistillError
 │   └── TeacherProtocolError  exit 5: the answer does not fit the contract
 │       └── ReceiptFault      exit 5: its receipt does not prove what was asked and got
 ├── RunStoreError             exit 6: an artefact is missing, torn, or from another configuration
+│   └── OtherDevice           exit 6: a training was saved on another kind of device
 ├── AuditMismatch             exit 7: the two sides do not agree on what was bought
 ├── TeacherUnfit              exit 9: `distill teacher check` has found that a run cannot use this teacher
 └── PoolUnfit                 exit 10: the answers say that the pool does not fit, and --strict-pool was given
 """
 
 import typing
+from pathlib import Path
 
 
 class DistillError(Exception):
@@ -91,6 +93,16 @@ class RunStoreError(DistillError):
     """The run folder does not hold what it should."""
 
     exit_code = 6
+
+
+class OtherDevice(RunStoreError):
+    """A training was begun on another kind of device, which draws other random numbers: it is not continued here."""
+
+    def __init__(self, checkpoint: Path, *, saved_on: str, here: str) -> None:
+        super().__init__(
+            f"{checkpoint}: this training was begun on {saved_on}, and the device is now {here}; resume it with "
+            f"--device {saved_on}, or remove the file to train anew on {here}"
+        )
 
 
 class AuditMismatch(DistillError):

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from distill_client.durable import write_durably
-from distill_client.errors import RunStoreError
+from distill_client.errors import OtherDevice, RunStoreError
 from distill_client.student.ranks import Ranks
 from shared.networks.training_state import restore_training, training_tensors
 
@@ -57,7 +57,8 @@ def fingerprint(*parts: bytes | str | Iterable[bytes]) -> str:
 def save_checkpoint(path: Path, state: TrainingState, training: str) -> None:
     """Write the state so that ``path`` holds the old or the new one whole, whenever the process dies."""
     tensors = _tensors(state)
-    record = json.dumps({"training": training, "step": state.step, "metrics": state.metrics})
+    drawn_on = state.generator.device.type
+    record = json.dumps({"training": training, "device": drawn_on, "step": state.step, "metrics": state.metrics})
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"record": record})
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,8 @@ def save_checkpoint(path: Path, state: TrainingState, training: str) -> None:
 def restore_checkpoint(checkpoint: Checkpoint | None, state: TrainingState, training: str) -> None:
     """Bring a fresh ``state`` to the saved one; where there is no checkpoint, or no file yet, it stays fresh.
 
-    Raises RunStoreError when the file is damaged or was written by another training.
+    Raises RunStoreError when the file is damaged or was written by another training, OtherDevice when on another
+    kind of device.
     """
     if checkpoint is None or not checkpoint.path.exists():
         return
@@ -76,6 +78,9 @@ def restore_checkpoint(checkpoint: Checkpoint | None, state: TrainingState, trai
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})["record"])
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        # Said first: what was trained before it, its ensemble, would be trained anew here and be another.
+        if record["device"] != (here := state.generator.device.type):
+            raise OtherDevice(path, saved_on=record["device"], here=here)
         if record["training"] != training:
             raise RunStoreError(
                 f"{path}: the checkpoint of another training (other images, answers, schedule, network or seed); "

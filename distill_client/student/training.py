@@ -73,8 +73,8 @@ def train_student(
     Where torchrun started several processes (``ranks``), each of them calls this with the same arguments, on a device
     of its own; rank 0 alone reads and writes the checkpoint.
 
-    Raises RunStoreError when the checkpoint is damaged or belongs to another training, ConfigError on divergence and
-    for batches that are too small for the processes.
+    Raises RunStoreError when the checkpoint is damaged or belongs to another training, OtherDevice when that began on
+    another kind of device, ConfigError on divergence and for batches that are too small for the processes.
     """
     # Dropout draws from torch's global generator, on every device: it is lent the seed and put back.
     with torch.random.fork_rng():
@@ -177,7 +177,7 @@ def _fingerprint(network: nn.Module, lessons: Lessons, config: TrainingConfig, g
         config.model_dump_json() + lessons.augmentation + lessons.bounds.model_dump_json() + repr(shapes),
         lessons.image_bytes(),
         np.ascontiguousarray(lessons.targets_nk).tobytes(),
-        generator.get_state().numpy().tobytes(),
+        str(generator.initial_seed()),
         b"" if shift_k is None else shift_k.tobytes(),
         "" if ensemble is None else ensemble.config.model_dump_json(),
         b"" if ensemble is None else ensemble.weights(),

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from distill_client.durable import write_durably
-from distill_client.errors import RunStoreError
+from distill_client.errors import OtherDevice, RunStoreError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Epochs:
     def of(self, training: GenerativeTraining, count: int) -> Iterator[int]:
         """The epochs, by their numbers from 1 to ``count``, that are still to be done.
 
-        One is done when the next is asked for. Raises RunStoreError when the checkpoint is damaged.
+        One is done when the next is asked for. Raises RunStoreError when the checkpoint is damaged, OtherDevice when
+        it was written on another kind of device.
         """
         done = 0
         if self.checkpoint_path is not None and self.checkpoint_path.exists():
@@ -60,7 +61,8 @@ def _save(path: Path, training: GenerativeTraining, epoch: int) -> None:
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{index}.{name}": tensor for name, tensor in state.items()}
     tensors["rng"] = training.rng.get_state()
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"epoch": str(epoch)})
+    metadata = {"epoch": str(epoch), "device": training.rng.device.type}
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, content)
 
@@ -69,8 +71,11 @@ def _restore(path: Path, training: GenerativeTraining) -> int:
     """Bring a fresh training to the saved state; the number of the epoch after which it was saved."""
     try:
         with safe_open(path, framework="pt") as file:
-            epoch = int((file.metadata() or {})["epoch"])
+            metadata = file.metadata() or {}
+            epoch, saved_on = int(metadata["epoch"]), metadata["device"]
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        if saved_on != (here := training.rng.device.type):
+            raise OtherDevice(path, saved_on=saved_on, here=here)
         training.network.load_state_dict(_below("network.", saved))
         for number, optimiser in enumerate(training.optimisers):
             _restore_optimiser(optimiser, _below(f"optimiser.{number}.", saved))

@@ -1,13 +1,16 @@
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from distill_client.config import AugmentationConfig, TrainingConfig
-from distill_client.errors import ConfigError, RunStoreError
+from distill_client.errors import ConfigError, OtherDevice, RunStoreError
 from distill_client.randomness import torch_generator
 from distill_client.student.checkpoint import Checkpoint
 from distill_client.student.evaluation import agreement, predict_probabilities
@@ -97,6 +100,28 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(RunStoreError, match="another training"):
             train_student(student(), changed, config, torch_generator(seed, "training"), checkpoint)
+
+
+def as_if_saved_on_a_gpu(path: Path) -> None:
+    """Change what tells them apart: the device that is noted, and the generator's state, 16 bytes on a GPU."""
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    record = json.loads(metadata["record"])
+    assert record["device"] == "cpu"
+    tensors["generator"] = torch.zeros(16, dtype=torch.uint8)
+    save_file(tensors, path, {"record": json.dumps(record | {"device": "cuda"})})
+
+
+@pytest.mark.parametrize("images", [40, 41])  # its own lessons; or others, as after an ensemble that was trained anew
+def test_a_training_does_not_go_on_on_another_kind_of_device_and_says_so(tmp_path: Path, images: int) -> None:
+    checkpoint = Checkpoint(tmp_path / "student.safetensors")
+    short = SCHEDULE.model_copy(update={"steps": 2, "warmup_steps": 1})
+    train_student(student(), lessons(40), short, torch_generator(1, "training"), checkpoint)
+    as_if_saved_on_a_gpu(checkpoint.path)
+    with pytest.raises(
+        OtherDevice, match=r"student\.safetensors: .* on cuda, .* now cpu; .*--device cuda, or remove"
+    ):
+        train_student(student(), lessons(images), short, torch_generator(1, "training"), checkpoint)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, 5_000])

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from distill_client.config import CvaeConfig, GanConfig
-from distill_client.errors import RunStoreError
+from distill_client.errors import OtherDevice, RunStoreError
 from distill_client.randomness import torch_generator
 from distill_client.synthesis.cvae import train_cvae
 from distill_client.synthesis.cvae_networks import create_cvae
@@ -78,6 +80,18 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: Callable[[bytes],
     with pytest.raises(
         RunStoreError, match=r"it\.safetensors: the checkpoint is damaged .*remove it to train afresh"
     ):
+        gan_after(Epochs(None, path))
+
+
+def test_a_training_does_not_go_on_on_another_kind_of_device_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "it.safetensors"
+    gan_after(Epochs(None, path, every_s=0))
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert metadata["device"] == "cpu"
+    tensors["rng"] = torch.zeros(16, dtype=torch.uint8)  # a GPU's generator has so short a state
+    save_file(tensors, path, metadata | {"device": "cuda"})
+    with pytest.raises(OtherDevice, match=r"it\.safetensors: .* on cuda, .* now cpu; .*--device cuda, or remove"):
         gan_after(Epochs(None, path))
 
 
