@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.reproduction.cases import PROJECT
+from benchmarks.reproduction.caveats import caveats, coverage
 from benchmarks.reproduction.curves import curve_name, draw_curve, points_of
 from benchmarks.reproduction.expectations import measured_curves
 from benchmarks.reproduction.outcomes import Section, read_sections
@@ -64,6 +65,8 @@ def pages(sections: Sequence[Section]) -> dict[Path, str]:
     """Each page's text as the results have it. Raises PageError."""
     tables = {
         "proof": proof(sections),
+        "caveats": caveats(sections),
+        "coverage": coverage(sections),
         "main": main_tables(sections),
         "curves": _curves_text(sections),
         "cases": case_table(sections),
