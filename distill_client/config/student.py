@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from distill_client.config.section import Fraction, Positive, Section
+from shared.counting import counted
 
 Augmentation = Literal["none", "geometric", "mixup", "combination"]
 Tail = Literal["lump", "spread"]
@@ -17,7 +18,7 @@ class TrainingConfig(Section):
     epochs: Positive | None = None
     steps: Positive | None = None
     learning_rate: float = Field(5e-3, gt=0)
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, description="fewer than steps, where these are given")
     decay: Literal["constant", "cosine", "steps"] = "cosine"
     l2: float = Field(0.0, ge=0, description="times a convolution's squared weights, added to the loss as in Keras")
     averaging_decay: float = Field(
@@ -37,6 +38,15 @@ class TrainingConfig(Section):
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}; allowed with {counted(self.steps, 'step')} are 0 to "
+                f"{self.steps - 1}, or the learning rate would only rise"
+            )
         return self
 
 

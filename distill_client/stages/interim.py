@@ -59,10 +59,12 @@ def interim_student(walk: Walk, after_round: int) -> nn.Module:
 
 def shortened(training: TrainingConfig, length: float) -> TrainingConfig:
     """The same schedule for ``length`` (0 to 1) of its steps or epochs and of its warm-up; one step at least."""
+    warmup = round(training.warmup_steps * length)
+    steps = training.steps and max(1, round(training.steps * length))
     parts = {
         "epochs": training.epochs and max(1, round(training.epochs * length)),
-        "steps": training.steps and max(1, round(training.steps * length)),
-        "warmup_steps": round(training.warmup_steps * length),
+        "steps": steps,
+        "warmup_steps": min(warmup, steps - 1) if steps else warmup,  # both rounded, it may be no shorter
     }
     return training.model_copy(update=parts)
 

@@ -144,6 +144,15 @@ def test_a_training_has_one_length(tmp_path: Path) -> None:
             load(tmp_path, both_or_none)
 
 
+def test_a_warm_up_ends_before_its_training(tmp_path: Path) -> None:
+    for length in ({"training__steps": 20}, {"training__steps": None, "training__epochs": 1}):
+        assert load(tmp_path, changed(training__warmup_steps=19, **length)).training.warmup_steps == 19
+    for warmup, steps, allowed in ((20, 20, "20 steps are 0 to 19"), (1, 1, "1 step are 0 to 0")):
+        told = rf"training: .*warmup_steps is {warmup}; allowed with {allowed}, or the learning rate would only rise"
+        with pytest.raises(ConfigError, match=told):
+            load(tmp_path, changed(training__steps=steps, training__warmup_steps=warmup))
+
+
 @pytest.mark.parametrize("content", ["name = ", "[[[", "name = 'a'\nname = 'b'", "\ufeff\x00"])
 def test_what_is_no_toml_is_said_so(tmp_path: Path, content: str) -> None:
     with pytest.raises(ConfigError, match=r"experiment\.toml: not a TOML file"):

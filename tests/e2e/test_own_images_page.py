@@ -19,7 +19,8 @@ def typed(text: str, port: int) -> str:
     script = "\n".join(blocks).replace("PROJECT", str(PROJECT)).replace("8000", str(port))
     shorter = script.replace("--size 64x64x3", "--size 64x64x3 --epochs 1")
     assert shorter != script
-    less = "s/^epochs = .*/epochs = 1/; s/^steps = .*/steps = 4/; s/^images = 1_800/images = 40/"
+    length = "s/^epochs = .*/epochs = 1/; s/^steps = .*/steps = 4/; s/^warmup_steps = .*/warmup_steps = 1/"
+    less = f"{length}; s/^images = 1_800/images = 40/"
     settings = f"sed -i '{less}' own-images.toml"
     lines = shorter.split("\n")
     copied = next(index for index, line in enumerate(lines) if line.startswith("cp "))

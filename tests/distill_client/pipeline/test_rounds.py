@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill_client.config import RunConfig
+from distill_client.config import RunConfig, TrainingConfig
 from distill_client.errors import ConfigError, TeacherUnavailable
 from distill_client.flatness import Measurement, keep_measurements, read_measurements
 from distill_client.material import Material
@@ -16,6 +16,7 @@ from distill_client.plan import draw_held_out
 from distill_client.results import load_contender
 from distill_client.run_folder import open_run
 from distill_client.stages.active_mixup import _candidates
+from distill_client.stages.interim import shortened
 from distill_client.stages.stage import Walk
 from distill_client.student.evaluation import predict_probabilities
 from distill_client.synthesis.active import least_confident, shares
@@ -35,6 +36,16 @@ STOPS_AFTER_TWO = {"policy": "until-flat", "rounds": 3, "least_gain": 100, "pati
 ROUNDS = ("pool", "views-1", "views-2")
 QUICK = {"steps": 5, "batch_size": 32}
 ALONE = {"student_alone": False, "standard_kd": False}
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "length", "shorter"),
+    [(1000, 200, 0.5, (500, 100)), (3, 2, 0.3, (1, 0)), (5, 4, 0.5, (2, 1)), (1, 0, 0.1, (1, 0))],
+)
+def test_an_interim_schedule_is_a_legal_one(steps: int, warmup: int, length: float, shorter: tuple[int, int]) -> None:
+    interim = shortened(TrainingConfig(steps=steps, warmup_steps=warmup), length)
+    assert (interim.steps, interim.warmup_steps) == shorter
+    assert TrainingConfig.model_validate(interim.model_dump()) == interim
 
 
 def flat_config(**budget: Any) -> RunConfig:

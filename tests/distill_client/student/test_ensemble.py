@@ -152,7 +152,7 @@ def test_what_the_shift_explains_does_not_go_into_the_student() -> None:
 
 def test_a_checkpoint_knows_its_ensemble_and_its_shift(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "student.safetensors")
-    short = SCHEDULE.model_copy(update={"steps": 2})
+    short = SCHEDULE.model_copy(update={"steps": 2, "warmup_steps": 1})
     taught = replace(labelled(40), ensemble=Ensemble(members(), LabelOnlyConfig()))
     train_student(student(), taught, short, torch_generator(1, "training"), checkpoint)
     train_student(student(), taught, short, torch_generator(1, "training"), checkpoint)  # its own

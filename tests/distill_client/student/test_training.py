@@ -89,7 +89,7 @@ def test_a_killed_training_ends_as_if_it_had_never_stopped(
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     taught, checkpoint = lessons(40), Checkpoint(tmp_path / "student.safetensors")
-    short = SCHEDULE.model_copy(update={"steps": 3})
+    short = SCHEDULE.model_copy(update={"steps": 3, "warmup_steps": 1})
     train_student(student(), taught, short, torch_generator(1, "training"), checkpoint)
     other_schedule = short.model_copy(update={"learning_rate": 1e-3})
     for changed, config, seed in (
@@ -127,7 +127,7 @@ def test_a_training_does_not_go_on_on_another_kind_of_device_and_says_so(tmp_pat
 @pytest.mark.parametrize("keep", [0, 7, 100, 5_000])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "student.safetensors"
-    short = SCHEDULE.model_copy(update={"steps": 2})
+    short = SCHEDULE.model_copy(update={"steps": 2, "warmup_steps": 1})
     train_student(student(), lessons(40), short, torch_generator(1, "training"), Checkpoint(path))
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RunStoreError, match="damaged"):
@@ -258,7 +258,7 @@ def test_the_penalty_shrinks_convolutions_alone() -> None:
 
 
 def test_bfloat16_is_the_networks_alone_and_trains_nearly_the_same_student() -> None:
-    config = SCHEDULE.model_copy(update={"steps": 5})
+    config = SCHEDULE.model_copy(update={"steps": 5, "warmup_steps": 1})
     exact, coarse = student(), student()
     metrics = train_student(exact, lessons(), config, torch_generator(1, "training"))
     config = config.model_copy(update={"precision": "bfloat16"})
@@ -281,7 +281,7 @@ def test_a_compiled_network_is_what_trains(monkeypatch: pytest.MonkeyPatch) -> N
     compile_really = torch.compile
     monkeypatch.setattr(torch, "compile", without_code)
     plain, other = student(), student()
-    config = SCHEDULE.model_copy(update={"steps": 4})
+    config = SCHEDULE.model_copy(update={"steps": 4, "warmup_steps": 1})
     train_student(plain, lessons(), config, torch_generator(1, "training"))
     assert compiled == []
     train_student(other, lessons(), config.model_copy(update={"compile": True}), torch_generator(1, "training"))
