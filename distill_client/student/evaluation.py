@@ -15,7 +15,12 @@ _BATCH_VALUES = 1 << 22
 def predict_probabilities(
     network: nn.Module, images_nhwc: NDArray[np.uint8], batch_size: int | None = None
 ) -> NDArray[np.float32]:
-    """Class probabilities_nk float32 of uint8 images_nhwc, computed in evaluation mode where the weights are."""
+    """Class probabilities_nk float32 of uint8 images_nhwc, computed in evaluation mode where the weights are.
+
+    Raises ValueError where there are no images: only its answers tell how many classes a network has.
+    """
+    if len(images_nhwc) == 0:
+        raise ValueError(f"images have shape {images_nhwc.shape}; at least one is needed to predict anything")
     batch_size = batch_size or min(_BATCH_IMAGES, max(1, _BATCH_VALUES // math.prod(images_nhwc.shape[1:])))
     device = next(network.parameters()).device
     was_training = network.training

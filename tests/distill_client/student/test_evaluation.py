@@ -26,6 +26,13 @@ def test_accuracy_and_agreement_are_fractions() -> None:
     assert agreement(student, student**2) == 1.0
 
 
+def test_no_images_are_an_error_and_leave_the_mode_alone() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    with pytest.raises(ValueError, match=r"images have shape \(0, 2, 3, 2\); at least one"):
+        predict_probabilities(network, np.zeros((0, 2, 3, 2), np.uint8))
+    assert network.training
+
+
 def test_nothing_to_compare_is_an_error() -> None:
     student = np.zeros((3, 2), dtype=np.float32)
     with pytest.raises(ValueError, match="cannot compare"):
