@@ -80,10 +80,10 @@ def train_student(
     with torch.random.fork_rng():
         torch.manual_seed(generator.initial_seed())
         kept = checkpoint if Ranks.here().number == 0 else None
-        return train_inside(network, lessons, config, generator, kept, progress)
+        return _train(network, lessons, config, generator, kept, progress)
 
 
-def train_inside(
+def _train(
     network: nn.Module,
     lessons: Lessons,
     config: TrainingConfig,

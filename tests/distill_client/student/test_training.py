@@ -145,6 +145,22 @@ def test_averaged_weights_differ_from_the_last_ones_but_agree_with_them() -> Non
     assert agreement(last, averaged) > 0.9
 
 
+def test_the_averaged_weights_are_those_of_every_step_and_young_ones_forget_faster() -> None:
+    """Written down once more, weight by weight, from what the network holds after each step."""
+    network, steps = student(), 12
+    averaged = [weight.detach().clone() for weight in network.parameters()]
+
+    def average(step: int, *_: object) -> None:
+        decay = min(0.4, step / (step + 9))
+        for mean, weight in zip(averaged, network.parameters(), strict=True):
+            mean.mul_(decay).add_(weight.detach(), alpha=1 - decay)
+
+    config = SCHEDULE.model_copy(update={"steps": steps, "averaging_decay": 0.4})
+    train_student(network, lessons(), config, torch_generator(1, "training"), progress=average)
+    for mean, weight in zip(averaged, network.parameters(), strict=True):
+        assert torch.allclose(mean, weight, atol=1e-6)
+
+
 def test_every_epoch_uses_each_image_at_most_once_and_batches_stay_whole() -> None:
     seen: list[torch.Tensor] = []
 
@@ -287,12 +303,3 @@ def test_a_compiled_network_is_what_trains(monkeypatch: pytest.MonkeyPatch) -> N
     train_student(other, lessons(), config.model_copy(update={"compile": True}), torch_generator(1, "training"))
     assert compiled == [other]
     assert equal_weights(plain, other)
-
-
-def test_averages_of_all_weights_at_once_are_those_of_each() -> None:
-    weights = [torch.randn(7, 3), torch.randn(5)]
-    each, at_once = ([torch.zeros(7, 3), torch.zeros(5)] for _ in range(2))
-    for average, weight in zip(each, weights, strict=True):
-        average.lerp_(weight, 0.123)
-    torch._foreach_lerp_(at_once, weights, 0.123)
-    assert all(torch.equal(one, other) for one, other in zip(each, at_once, strict=True))
