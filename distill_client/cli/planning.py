@@ -27,7 +27,7 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     With --teacher, the images' shape and classes and the key's remaining budget are checked as well; the key is read
     from DISTILL_API_KEY. A pool of pictures needs it, or pool.size, to know what size they will have.
     """
-    from distill_client.expectation import expect
+    from distill_client.expectation import KnownTeacher, expect
     from distill_client.material import check_budget, check_card
     from distill_client.report.table import plan_table
     from distill_client.teachers.paid.buying import images_per_request
@@ -45,13 +45,13 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
     wanted = experiment.teacher.images_per_request
     per_request = wanted if card is None else images_per_request(wanted, card)
     requests = sum(math.ceil(images / per_request) for images in cost.phases().values())
-    expected = expect(
-        experiment,
-        answers=cost.total,
+    known = KnownTeacher(
         image_hwc=material.pool.images_nhwc.shape[1:],
         classes=len(material.pool.class_names),
         disclosure="probabilities" if card is None else card.disclosure,
+        test_accuracy=None if card is None else card.test_accuracy,
     )
+    expected = expect(experiment, known, answers=cost.total)
     if as_json:
         report = {"phases": cost.phases(), "total": cost.total, "real_images": cost.real}
         report |= {"budget_images": experiment.budget_images}
@@ -65,12 +65,10 @@ def plan(config: ConfigFile, teacher: TeacherUrl = None, as_json: AsJson = False
             plan_table(cost, budget_images=budget, requests=requests, allowance=allowance, is_the_most=is_the_most)
         )
         if expected is not None:
-            out.print(
-                f"expected accuracy: {expected.describe()}. An expectation, no promise: {expected.measured_on}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            told = f"expected accuracy: {expected.describe()}. An expectation, no promise: {expected.measured_on}"
+            if expected.differences:
+                told += f". But this run differs: {'; '.join(expected.differences)}"
+            out.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _price(allowance: "Allowance | None", images: int) -> dict[str, object]:

@@ -92,7 +92,7 @@ def test_run_goes_on_after_a_grant(served: Served, tmp_path: Path) -> None:
 
 
 def test_plan_says_what_may_be_expected_where_it_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point = expectation.Point(answers=100, pool_images=40, samples=640, accuracy=0.8, seeds=3)
     curve = expectation.Curve(
@@ -109,9 +109,17 @@ def test_plan_says_what_may_be_expected_where_it_was_measured(
     monkeypatch.setattr(expectation, "measured_curves", lambda: (curve,))
     config = write_config(tmp_path / "tiny.toml", synthesis={"method": "mixed-views"})
     shown = distill("plan", config).stdout
-    assert "expected accuracy: 77.7% to 82.3%. An expectation, no promise: lenet5-half by mixed-views on" in shown
+    assert "expected accuracy: 75.0% to 85.0% (mean 80.0%, of 3 seeds). An expectation, no promise: lenet5-h" in shown
+    assert "this run differs" not in shown
     told = one_object(distill("plan", config, "--json"))["expected_accuracy"]
-    assert (told["low"], told["high"], told["of"], told["kind"]) == (0.7769, 0.8231, "test set", "expectation")
+    assert (told["low"], told["high"], told["of"], told["kind"]) == (0.7503, 0.8497, "test set", "expectation")
+    worse = distill("plan", config, "--teacher", served.url, key=served.key("hopeful", budget=100)).stdout
+    assert (
+        "100 answers. But this run differs: its teacher's test accuracy is 75.0%, the measured one's 90.0%" in worse
+    )
+    unbalanced = {"images": 40, "balanced": False}
+    drawn = write_config(tmp_path / "drawn.toml", synthesis={"method": "mixed-views"}, pool=unbalanced)
+    assert "this run differs: its pool is not balanced by class" in distill("plan", drawn).stdout
     other = write_config(tmp_path / "other.toml")
     assert "expected" not in distill("plan", other).stdout
     assert one_object(distill("plan", other, "--json"))["expected_accuracy"] is None
