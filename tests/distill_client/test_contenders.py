@@ -272,6 +272,26 @@ def test_members_learn_blends_of_labels_and_the_student_the_ensembles_word_for_t
         assert torch.equal(start, next(fresh.parameters()))
 
 
+def test_students_of_all_but_one_class_and_their_ensemble_are_those_of_whole_answers(tmp_path: Path) -> None:
+    """Through the whole of it: what one class lacks is told by the others, but learnt as a tail."""
+    config, pool = tiny_config(amplification={"ensemble": 2}, training={"steps": 4}), some_pool()
+    trained = []
+    for disclosure, name in (("probabilities", "distribution"), ("top-k:9", "lumped tail")):
+        answers = bought(pool, disclosure=disclosure)
+        loss = loss_of(answers)
+        assert loss.name == name
+        lessons = prepare_lessons(config, pool, answers, draw_held_out(config, 100), loss)[STUDENT]
+        path = tmp_path / f"{disclosure}.safetensors"
+        trained.append(
+            train_contender(config, STUDENT, lessons, device=CPU, checkpoint_path=path, progress=lambda *_: None)[0]
+        )
+    start = fresh_network(config, image_hwc=(28, 28, 1), classes=10).state_dict()
+    whole, named = (network.state_dict() for network in trained)
+    for name, tensor in whole.items():
+        assert torch.allclose(named[name], tensor, atol=2e-4)
+        assert not torch.allclose(start[name], tensor, atol=2e-4)
+
+
 def test_contenders_begin_with_the_same_weights_and_are_saved_whole(tmp_path: Path) -> None:
     config, pool = tiny_config(training={"steps": 3}), some_pool()
     whole = bought(pool)
