@@ -80,10 +80,10 @@ def train_student(
     with torch.random.fork_rng():
         torch.manual_seed(generator.initial_seed())
         kept = checkpoint if Ranks.here().number == 0 else None
-        return _train(network, lessons, config, generator, kept, progress)
+        return _train_in_steps(network, lessons, config, generator, kept, progress)
 
 
-def _train(
+def _train_in_steps(
     network: nn.Module,
     lessons: Lessons,
     config: TrainingConfig,
