@@ -53,7 +53,7 @@ def recipe_for(answers: int, classes: Sequence[str], *, colour: bool) -> Recipe:
         ),
         # Students of the answers label blends that nobody asked about, for the last one.
         amplification=EnsembleConfig(ensemble=3, blended_fraction=BLENDED_FRACTION),
-        training=_training(answers, passes=30, images_least=600_000, learning_rate=5e-3),
+        training=_training(answers, passes=30, images_least=1_500_000, learning_rate=5e-3),
     )
 
 
