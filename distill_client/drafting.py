@@ -158,7 +158,7 @@ def _render(experiment: RunConfig, wishes: Wishes, card: Capabilities, target: s
     file, answers, network = _flat(wishes.out.name), wishes.answers, experiment.student.network
     colour = card.input.channels == 3
     lines = [
-        f"# {experiment.pool.images:,} real images, {answers:,} answers in all, a {network} student.",
+        f"# {experiment.pool.images:,} real images, {answers:,} answers in all; the student is {network}.",
         "# Written by `distill init`; docs/client.md explains every key.",
         "#",
         f"#   distill plan {file} --teacher {_flat(target)}",

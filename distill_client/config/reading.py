@@ -51,5 +51,5 @@ def faults_of(error: ValidationError) -> list[str]:
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "the file"
         given = "" if fault["type"] in ("missing", "value_error") else f" (given: {fault['input']!r})"
-        faults.append(f"{key}: {fault['msg']}{given}")
+        faults.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}{given}")
     return faults

@@ -148,7 +148,7 @@ def test_a_warm_up_ends_before_its_training(tmp_path: Path) -> None:
     for length in ({"training__steps": 20}, {"training__steps": None, "training__epochs": 1}):
         assert load(tmp_path, changed(training__warmup_steps=19, **length)).training.warmup_steps == 19
     for warmup, steps, allowed in ((20, 20, "20 steps are 0 to 19"), (1, 1, "1 step are 0 to 0")):
-        told = rf"training: .*warmup_steps is {warmup}; allowed with {allowed}, or the learning rate would only rise"
+        told = rf"training: warmup_steps is {warmup}; allowed with {allowed}, or the learning rate would only rise"
         with pytest.raises(ConfigError, match=told):
             load(tmp_path, changed(training__steps=steps, training__warmup_steps=warmup))
 

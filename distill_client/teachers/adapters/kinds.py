@@ -41,9 +41,8 @@ def load_teacher_file(path: Path) -> TeacherFile:
     try:
         return _FILES.validate_python(content)
     except ValidationError as error:
-        # Each begins with the kind, which is no key of the file; the library's words before ours say nothing more.
+        # Each begins with the kind, which is no key of the file.
         faults = [fault.removeprefix(f"{kind}.").removeprefix(f"{kind}: ") for fault in faults_of(error)]
-        faults = [fault.replace("Value error, ", "", 1) for fault in faults]
         raise ConfigError(f"{path}: " + "; ".join(faults)) from error
 
 
