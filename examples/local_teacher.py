@@ -34,31 +34,16 @@ def serving(bundle: Path, ledger_url: str, log: Path) -> Iterator[str]:
     Raises CommandFailed when it does not start.
     """
     command = argv("teacher", "serve", "--bundle", bundle, "--ledger", ledger_url, "--port", 0, "--json")
-    with log.open("w") as stderr:
-        # Its own session, so that Ctrl-C reaches the client first and the server lives until it is stopped below.
-        server = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - nobody starts threads here
-        )
-    try:
+    # Its own session, so that Ctrl-C reaches the client first and the server lives until it is stopped here.
+    with (
+        log.open("w") as stderr,
+        _child(command, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True) as server,
+    ):
         line = server.stdout.readline() if server.stdout else ""
         if not line:
             sys.stderr.write(log.read_text())
             raise CommandFailed(command, server.wait(STOP_TIMEOUT_S))
         yield json.loads(line)["url"]
-    finally:
-        server.terminate()
-        try:
-            server.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        if server.stdout:
-            server.stdout.close()
 
 
 def issue_key(ledger_url: str, *, name: str, budget: int, disclosure: str) -> str:
@@ -74,16 +59,10 @@ def run(*words: object, env: dict[str, str] | None = None, out: IO[str] | int | 
     """
     command = argv(*words)
     to_file = None if out is None or isinstance(out, int) else out
-    done = subprocess.run(
-        command,
-        env=env,
-        stdout=out,
-        stderr=to_file,
-        check=False,
-        preexec_fn=_die_with_parent,
-    )
-    if done.returncode:
-        raise CommandFailed(command, done.returncode)
+    with _child(command, env=env, stdout=out, stderr=to_file) as process:
+        returncode = process.wait()
+    if returncode:
+        raise CommandFailed(command, returncode)
 
 
 def run_json(*words: object, env: dict[str, str] | None = None) -> dict[str, object]:
@@ -100,6 +79,57 @@ def argv(*words: object) -> list[str]:
     """`teacher ...` or `distill ...` of this environment, word by word."""
     program, *arguments = map(str, words)
     return [str(BIN / program), *arguments]
+
+
+@contextlib.contextmanager
+def _child(
+    command: list[str],
+    *,
+    stdout: IO[str] | int | None,
+    stderr: IO[str] | None,
+    env: dict[str, str] | None = None,
+    start_new_session: bool = False,
+) -> Iterator[subprocess.Popen[str]]:
+    """A process of ours while this lasts; stopped on leaving, and killed where that takes too long.
+
+    Ctrl-C waits until it has started: Python runs callbacks around a fork and drops what is raised in them, this too.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+    def begin() -> None:
+        _die_with_parent()
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    try:
+        process = subprocess.Popen(
+            command,
+            env=env,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            start_new_session=start_new_session,
+            preexec_fn=begin,  # noqa: PLW1509 - nobody starts threads here
+        )
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        raise
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        yield process
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End a process that may have ended: politely, and after a while not."""
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
 
 
 def _die_with_parent() -> None:

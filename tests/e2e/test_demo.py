@@ -83,3 +83,20 @@ def test_ctrl_c_stops_the_server_too(digits_bundle: Path, small_config: Path, tm
             break
         assert time.monotonic() < deadline, "the server still listens"
         time.sleep(0.1)
+
+
+def test_ctrl_c_while_a_command_starts_is_not_lost() -> None:
+    # What a callback around a fork raises is dropped, so that a Ctrl-C there let the demo run to its end.
+    words = (
+        "import os, signal\n"
+        "from examples.local_teacher import run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.register_at_fork(before=lambda: signal.raise_signal(signal.SIGINT))\n"
+        "run('distill', '--help')\n"
+        "print('ran on')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", words], cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == -signal.SIGINT, ended.stderr
+    assert "ran on" not in ended.stdout
