@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 .PHONY: setup demo test lint types bench soak compose-test lock lock-parts clean
 .DELETE_ON_ERROR:
 
+# Set on some machines, it makes each of the hundreds of processes that the tests start compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 setup: $(STAMP)
 
 $(STAMP): $(LOCK) pyproject.toml

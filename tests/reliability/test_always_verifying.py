@@ -47,24 +47,24 @@ INCONSISTENT = (503, "ledger_inconsistent")
 
 
 def test_tampering_with_a_live_ledger_is_seen_and_mending_too(place: LedgerPlace, server: Server) -> None:
-    ada, bob = place.new_secret("ada", budget=50), place.new_secret("bob", budget=50)
+    yves, bob = place.new_secret("yves", budget=50), place.new_secret("bob", budget=50)
     server.start()
-    assert ask(server, ada, 1, "a").status_code == ask(server, bob, 1, "b").status_code == 200
+    assert ask(server, yves, 1, "a").status_code == ask(server, bob, 1, "b").status_code == 200
     wait_until(lambda: status(server, "/readyz") == (200, None))
 
-    execute(place, "UPDATE keys SET granted = 1000 WHERE name = 'ada'")
+    execute(place, "UPDATE keys SET granted = 1000 WHERE name = 'yves'")
     wait_until(lambda: status(server, "/readyz") == INCONSISTENT)
     assert status(server, "/healthz") == (200, None)
-    refused = ask(server, ada, 2, "a2")
+    refused = ask(server, yves, 2, "a2")
     assert (refused.status_code, refused.json()["code"], refused.json()["retryable"]) == (*INCONSISTENT, False)
-    assert ask(server, ada, 1, "a").json()["code"] == "ledger_inconsistent", "not even what was sold before"
+    assert ask(server, yves, 1, "a").json()["code"] == "ledger_inconsistent", "not even what was sold before"
     assert ask(server, bob, 2, "b2").status_code == 200
-    assert "ledger inconsistent, key ada: the counter says 1000 granted, the events add up to 50" in server.text()
-    assert "ada" not in httpx2.get(server.url + "/readyz").text, "strangers are told no names"
+    assert "ledger inconsistent, key yves: the counter says 1000 granted, the events add up to 50" in server.text()
+    assert "yves" not in httpx2.get(server.url + "/readyz").text, "strangers are told no names"  # no hex number either
 
-    execute(place, "UPDATE keys SET granted = 50 WHERE name = 'ada'")
+    execute(place, "UPDATE keys SET granted = 50 WHERE name = 'yves'")
     wait_until(lambda: status(server, "/readyz") == (200, None))
-    assert ask(server, ada, 2, "a2").status_code == 200
+    assert ask(server, yves, 2, "a2").status_code == 200
     with place.open() as database:
         report = audit_ledger(database)
         assert report.faults == []

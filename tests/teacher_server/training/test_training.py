@@ -148,7 +148,7 @@ def test_an_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
 
 
 # Dropout (torch's own generator), batch statistics and a penalty: everything that a checkpoint has to hold.
-RESUMED = Recipe(epochs=4, batch_size=512, schedule="steps", shift_fraction=0.1, fill="edge", flip=True, l2=1e-4)
+RESUMED = Recipe(epochs=4, batch_size=32, schedule="steps", shift_fraction=0.1, fill="edge", flip=True, l2=1e-4)
 
 
 class Killed(Exception):
@@ -159,8 +159,8 @@ def test_a_killed_training_ends_with_the_weights_of_one_that_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    truth_n = np.arange(1025) % 10
-    images = rng.integers(0, 256, (1025, 32, 32, 3), np.uint8)
+    truth_n = np.arange(65) % 10
+    images = rng.integers(0, 256, (65, 32, 32, 3), np.uint8)
     train = Dataset("noise", "train", images, truth_n, tuple("abcdefghij"))
     checkpoint = Checkpoint(tmp_path / "unfinished", "a training")
     monkeypatch.setattr("teacher_server.training.fitting.SECONDS_PER_CHECKPOINT", 0.0)
