@@ -19,6 +19,7 @@ from distill_client.student.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
+from distill_client.student.kept_memory import freed_memory_is_kept
 from distill_client.student.lessons import LessonImages, Lessons
 from distill_client.student.losses import Targets
 from distill_client.student.ranks import Ranks
@@ -77,7 +78,7 @@ def train_student(
     another kind of device, ConfigError on divergence and for batches that are too small for the processes.
     """
     # Dropout draws from torch's global generator, on every device: it is lent the seed and put back.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), freed_memory_is_kept():
         torch.manual_seed(generator.initial_seed())
         kept = checkpoint if Ranks.here().number == 0 else None
         return _train_in_steps(network, lessons, config, generator, kept, progress)
