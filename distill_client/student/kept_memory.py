@@ -1,7 +1,7 @@
 """On a CPU: memory that a training step frees is kept for the next one.
 
 Each step asks for the same tensors again, of several megabytes each. glibc gives such memory back to the system when
-it is freed, and the system then clears it anew, page by page, for the next step: a quarter of the time of three LeNet5
+it is freed, and the system then clears it anew, page by page, for the next step: a fifth of the time of three LeNet5
 side by side. GPUs have an allocator of torch's own, which keeps memory anyway.
 """
 
