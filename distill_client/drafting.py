@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from distill_client.config import RunConfig, faults_of
+from distill_client.config import RunConfig, ViewsConfig, faults_of
 from distill_client.errors import ConfigError
 from distill_client.material import Material, check_card, load_test
 from distill_client.recipe import Recipe, augmentation_for, recipe_for
@@ -182,19 +182,23 @@ def _render(experiment: RunConfig, wishes: Wishes, card: Capabilities, target: s
     return "\n".join(lines) + "\n"
 
 
+def _bought_beside(views: ViewsConfig) -> str:
+    return "real images," if views.least_share == 1 else "MixUp of two real images, each"
+
+
 def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> list[str]:
     """What is bought beside the pool, and how the student learns."""
     training, views = recipe.training, recipe.views
     answers, pool_images = experiment.budget_images, experiment.pool.images
     seen = training.batch_size * (training.steps or 0)
     return [
-        "# Beside the pool: MixUp of two real images, each turned, shifted, scaled and sheared at random.",
+        f"# Beside the pool: {_bought_beside(views)} turned, shifted, scaled and sheared at random.",
         "[synthesis]",
         'method = "mixed-views"',
         f"images = {answers - pool_images:_}",
         "",
         "[synthesis.views]",
-        f"least_share = {views.least_share}  # of the first of the two images",
+        f"least_share = {views.least_share}  # of the first of two images that are mixed; 1.0 mixes none",
         f"rotate_degrees = {views.rotate_degrees}",
         f"shift_fraction = {views.shift_fraction}",
         f"scale_fraction = {views.scale_fraction}",

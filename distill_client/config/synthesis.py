@@ -46,7 +46,8 @@ class ViewsConfig(Section):
     """Mixed views: two pool images, each transformed at random, x = share T1(x1) + (1 - share) T2(x2).
 
     Bounds of what is drawn evenly for every image: a rotation, shifts as fractions of the sides, a scale around one,
-    a shear, whether to mirror. What enters is black. ``share`` is between ``least_share`` and one.
+    a shear, whether to mirror. What enters is black. ``share`` is between ``least_share`` and one;
+    one mixes nothing.
     """
 
     least_share: float = Field(0.5, ge=0, le=1)

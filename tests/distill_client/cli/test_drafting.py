@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["ours-up-to-3000", "ours"])
+@pytest.mark.parametrize("name", ["ours-up-to-3000", "ours-up-to-10000", "ours"])
 def test_grey_pictures_are_learnt_as_was_measured_on_fashion_mnist(name: str) -> None:
     config = load_config(CONFIGS / "fashion-mnist" / f"{name}.toml")
     assert settings_of(config) == recipe_for(config.budget_images, CLOTHES, colour=False)
