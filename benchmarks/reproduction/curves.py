@@ -12,8 +12,20 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from benchmarks.reproduction.outcomes import Outcome
 from benchmarks.reproduction.published import PUBLISHED, TARGETS
 
-_COLOURS = {"ours": "#e6550d", "fs-bbt": "#3182bd", "bbkd": "#31a354", "standard-kd": "#636363"}
-_LABELS = {"ours": "ours", "fs-bbt": "FS-BBT, one pool", "bbkd": "BBKD", "standard-kd": "standard-kd"}
+_COLOURS = {
+    "ours": "#e6550d",
+    "fs-bbt": "#3182bd",
+    "bbkd": "#31a354",
+    "standard-kd-tuned": "#000000",
+    "standard-kd": "#969696",
+}
+_LABELS = {
+    "ours": "ours",
+    "fs-bbt": "FS-BBT, one pool",
+    "bbkd": "BBKD",
+    "standard-kd-tuned": "the pool alone, our schedule",
+    "standard-kd": "the pool alone, standard-kd",
+}
 _DIVBFKD = "#9e9ac8"
 
 Point = tuple[int, float, float]  # answers bought, mean, deviation (0 of a single run), both in percent

@@ -21,7 +21,7 @@ STUDENT_ALONE = {
     "standard-kd": "student-alone: true labels of the pool",
     "standard-kd-tuned": "student-alone, under our schedule",
 }
-ON_CURVES = ("standard-kd", "fs-bbt", "bbkd", "ours")
+ON_CURVES = ("standard-kd", "standard-kd-tuned", "fs-bbt", "bbkd", "ours")
 NOT_RUN = "not run yet"
 
 
