@@ -51,23 +51,25 @@ def prepare_lessons(
     in_pool = taught & (np.arange(len(taught)) < pool_images)
     bounds = config.augmentation
 
-    def answered(which: NDArray[np.bool_], augmentation: Augmentation) -> Lessons:
-        if not which.any():
+    def answered(rows_n: NDArray[np.int64], augmentation: Augmentation) -> Lessons:
+        if not len(rows_n):
             raise ConfigError(
-                f"all of the {len(which)} answers are rejected or held out, so there is nothing to learn from: the "
+                f"all of the {len(taught)} answers are rejected or held out, so there is nothing to learn from: the "
                 "teacher's labels are not the run's classes, or evaluation.held_out_fraction is "
                 f"{config.evaluation.held_out_fraction}"
             )
-        targets_nk = targets_for(loss, bought.values[which], classes)
-        return Lessons(bought.images_nhwc, targets_nk, augmentation, bounds, np.flatnonzero(which))
+        targets_nk = targets_for(loss, bought.values[rows_n], classes)
+        return Lessons(bought.images_nhwc, targets_nk, augmentation, bounds, rows_n)
 
-    lessons = {STUDENT: answered(taught, config.student.augmentation)}
+    pool_n = np.flatnonzero(in_pool)
+    learnt_n = np.concatenate([np.tile(pool_n, config.student.pool_repeats), np.flatnonzero(taught & ~in_pool)])
+    lessons = {STUDENT: answered(learnt_n, config.student.augmentation)}
     if loss.name == "labels":
-        shift_k = _prior_shift(config, bought, taught, in_pool, classes)
+        shift_k = _prior_shift(config, bought, learnt_n, in_pool, classes)
         lessons[STUDENT] = replace(lessons[STUDENT], prior_shift_k=shift_k)
     lessons[STUDENT] = replace(lessons[STUDENT], amplification=_ensemble(config, loss))
     if config.baselines.standard_kd:
-        lessons[STANDARD_KD] = answered(in_pool, config.baselines.standard_kd_augmentation)
+        lessons[STANDARD_KD] = answered(pool_n, config.baselines.standard_kd_augmentation)
     if config.baselines.student_alone and pool.truth_n is not None:
         # The only use of true labels, and for comparison only: what these few images give without any teacher.
         truth_nk = targets_from_values(pool.truth_n, classes)
@@ -96,13 +98,13 @@ def _ensemble(config: RunConfig, loss: Loss) -> EnsembleConfig | None:
 def _prior_shift(
     config: RunConfig,
     bought: LabelledImages,
-    taught: NDArray[np.bool_],
+    learnt_n: NDArray[np.int64],
     in_pool: NDArray[np.bool_],
     classes: int,
 ) -> NDArray[np.float32] | None:
     if not config.label_only.prior_correction:
         return None
-    return prior_shift(top_classes(bought.values[taught]), in_pool[taught], classes)
+    return prior_shift(top_classes(bought.values[learnt_n]), in_pool[learnt_n], classes)
 
 
 def fresh_network(

@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from distill_client.config import RunConfig, ViewsConfig, faults_of
+from distill_client.config import RunConfig, faults_of
 from distill_client.errors import ConfigError
 from distill_client.material import Material, check_card, load_test
 from distill_client.recipe import Recipe, augmentation_for, recipe_for
@@ -182,17 +182,15 @@ def _render(experiment: RunConfig, wishes: Wishes, card: Capabilities, target: s
     return "\n".join(lines) + "\n"
 
 
-def _bought_beside(views: ViewsConfig) -> str:
-    return "real images," if views.least_share == 1 else "MixUp of two real images, each"
-
-
 def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> list[str]:
     """What is bought beside the pool, and how the student learns."""
     training, views = recipe.training, recipe.views
     answers, pool_images = experiment.budget_images, experiment.pool.images
     seen = training.batch_size * (training.steps or 0)
+    made_of = "real images," if views.least_share == 1 else "MixUp of two real images, each"
+    learnt = answers + (recipe.pool_repeats - 1) * pool_images
     return [
-        f"# Beside the pool: {_bought_beside(views)} turned, shifted, scaled and sheared at random.",
+        f"# Beside the pool: {made_of} turned, shifted, scaled and sheared at random.",
         "[synthesis]",
         'method = "mixed-views"',
         f"images = {answers - pool_images:_}",
@@ -208,10 +206,11 @@ def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> lis
         "[student]",
         f"network = {_value(experiment.student.network)}",
         f"augmentation = {_value(recipe.augmentation)}  # unqueried",
+        f"pool_repeats = {recipe.pool_repeats}  # times a real image is learnt for each of a made one",
         "",
         *_amplification_lines(recipe),
         *_variation_lines(recipe),
-        f"# {seen:,} images in all, so each that is bought about {round(seen / answers):,} times.",
+        f"# {seen:,} images in all, so each that is made about {round(seen / learnt):,} times.",
         "[training]",
         f"batch_size = {training.batch_size}",
         f"steps = {training.steps:_}",

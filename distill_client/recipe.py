@@ -16,12 +16,11 @@ WARMUP_STEPS = 200
 AVERAGING_DECAY = 0.999
 # Of each batch: blends of bought images, with interpolated answers.
 BLENDED_FRACTION = 0.5
-# A grey student and each member of its ensemble learn what is bought as it is, and turn, shift and perhaps mirror few
-# answers too: with 2,500 that gains, with 5,000 it was not seen to.
-FEW_ANSWERS = 3_000
-# A grey student of so many answers or fewer learns more from real images that are transformed alone than from two of
-# them mixed; of 20,000 it learns as much from either.
-UNMIXED_ANSWERS = 10_000
+# So many answers or fewer are best bought for real images that are transformed but not mixed, and the real ones
+# learnt more often than those; a grey student and its ensemble's members turn, shift and perhaps mirror all of them
+# again. More answers are learnt as they are.
+FEW_ANSWERS = 10_000
+FEW_ANSWERS_POOL_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Recipe:
 
     views: ViewsConfig
     augmentation: Augmentation
+    pool_repeats: int
     variations: AugmentationConfig
     amplification: EnsembleConfig
     training: TrainingConfig
@@ -42,15 +42,18 @@ def recipe_for(answers: int, classes: Sequence[str], *, colour: bool) -> Recipe:
         return Recipe(
             views=ViewsConfig(shift_fraction=0.1, flip=flip),
             augmentation="combination",
+            pool_repeats=1,
             variations=AugmentationConfig(
                 rotate_degrees=0, shift_fraction=0.1, flip=flip, blended_fraction=BLENDED_FRACTION
             ),
             amplification=EnsembleConfig(),
             training=_training(answers, passes=100, images_least=3_000_000, learning_rate=2e-3),
         )
+    few = answers <= FEW_ANSWERS
     return Recipe(
-        views=ViewsConfig(least_share=1.0 if answers <= UNMIXED_ANSWERS else 0.5, flip=flip),
+        views=ViewsConfig(least_share=1.0 if few else 0.5, flip=flip),
         augmentation=augmentation_for(answers, colour=False),
+        pool_repeats=FEW_ANSWERS_POOL_REPEATS if few else 1,
         variations=AugmentationConfig(
             rotate_degrees=5.0, shift_fraction=0.04, flip=flip, blended_fraction=BLENDED_FRACTION
         ),

@@ -55,6 +55,7 @@ class StudentConfig(Section):
 
     network: str
     augmentation: Augmentation = "combination"
+    pool_repeats: int = Field(1, ge=1, le=100, description="times a real image is learnt for each of a made one")
 
 
 class EnsembleConfig(Section):

@@ -76,6 +76,7 @@ def test_the_least_that_must_be_said(tmp_path: Path) -> None:
         ("synthesis__cvae__z", ["hybrid", "gaussian", "uniform"], ["normal"]),
         ("synthesis__cvae__z_uniform_bound", [0.1], [0]),
         ("student__augmentation", ["none", "geometric", "mixup", "combination"], ["flip"]),
+        ("student__pool_repeats", [1, 100], [0, 101, 1.5]),
         ("training__batch_size", [1], [0]),
         ("training__steps", [1], [0]),
         ("training__learning_rate", [1e-9], [0, -1]),

@@ -83,6 +83,25 @@ def test_nobody_learns_from_held_out_answers_and_the_baselines_only_from_the_poo
     ]
 
 
+@pytest.mark.parametrize("disclosure", ["probabilities", "label"])
+def test_the_students_real_images_come_as_often_as_is_set_each_with_its_answer(disclosure: str) -> None:
+    changes = {"student": {"pool_repeats": 3}, "label_only": {"prior_correction": True}}
+    once, thrice, pool = tiny_config(), tiny_config(**changes), some_pool()
+    whole, held_out = bought(pool, disclosure=disclosure), draw_held_out(tiny_config(), 100)
+    plain, repeated = (prepare_lessons(config, pool, whole, held_out, loss_of(whole)) for config in (once, thrice))
+    real, made = whole.images_nhwc[:40][~held_out[:40]], whole.images_nhwc[40:][~held_out[40:]]
+    assert np.array_equal(taught(repeated[STUDENT]), np.concatenate([real, real, real, made]))
+    targets_nk, real_nk = plain[STUDENT].targets_nk, plain[STUDENT].targets_nk[: len(real)]
+    assert np.array_equal(repeated[STUDENT].targets_nk, np.concatenate([real_nk, real_nk, targets_nk]))
+    for baseline in (STANDARD_KD, STUDENT_ALONE):
+        assert np.array_equal(taught(repeated[baseline]), taught(plain[baseline]))
+    if disclosure == "label":
+        labels, in_pool = repeated[STUDENT].targets_nk.argmax(axis=1), np.arange(len(targets_nk) + 2 * len(real))
+        shift_k = repeated[STUDENT].prior_shift_k
+        assert shift_k is not None
+        assert np.array_equal(shift_k, prior_shift(labels, in_pool < 3 * len(real), 10)), "of what is learnt"
+
+
 def test_no_true_label_reaches_the_student_or_standard_kd() -> None:
     config, pool = tiny_config(), some_pool()
     assert pool.truth_n is not None

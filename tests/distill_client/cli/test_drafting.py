@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["ours-up-to-3000", "ours-up-to-10000", "ours"])
+@pytest.mark.parametrize("name", ["ours-up-to-10000", "ours"])
 def test_grey_pictures_are_learnt_as_was_measured_on_fashion_mnist(name: str) -> None:
     config = load_config(CONFIGS / "fashion-mnist" / f"{name}.toml")
     assert settings_of(config) == recipe_for(config.budget_images, CLOTHES, colour=False)
@@ -151,12 +151,20 @@ def settings_of(config: RunConfig) -> Recipe:
         unused = recipe_for(config.budget_images, CLOTHES, colour=False).variations
         variations = unused.model_copy(update={"blended_fraction": variations.blended_fraction})
     return Recipe(
-        config.synthesis.views, config.student.augmentation, variations, config.amplification, config.training
+        views=config.synthesis.views,
+        augmentation=config.student.augmentation,
+        pool_repeats=config.student.pool_repeats,
+        variations=variations,
+        amplification=config.amplification,
+        training=config.training,
     )
 
 
-def test_few_answers_are_turned_and_shifted_too() -> None:
+def test_few_answers_are_not_mixed_and_are_turned_and_shifted_too() -> None:
     assert [augmentation_for(FEW_ANSWERS + more, colour=False) for more in (0, 1)] == ["combination", "mixup"]
+    few, more = (recipe_for(FEW_ANSWERS + beyond, CLOTHES, colour=False) for beyond in (0, 1))
+    assert (few.views.least_share, few.pool_repeats) == (1.0, 3)
+    assert (more.views.least_share, more.pool_repeats) == (0.5, 1)
 
 
 def test_what_may_be_mirrored() -> None:
