@@ -157,6 +157,7 @@ def _render(experiment: RunConfig, wishes: Wishes, card: Capabilities, target: s
     """The file's text; numbers that were tuned come from ``recipe``."""
     file, answers, network = _flat(wishes.out.name), wishes.answers, experiment.student.network
     colour = card.input.channels == 3
+    recipe = recipe_for(answers, experiment.pool.images, card.classes, colour=colour)
     lines = [
         f"# {experiment.pool.images:,} real images, {answers:,} answers in all; the student is {network}.",
         "# Written by `distill init`; docs/client.md explains every key.",
@@ -174,7 +175,7 @@ def _render(experiment: RunConfig, wishes: Wishes, card: Capabilities, target: s
         "[pool]",
         *_pool_lines(experiment, wishes.out, usable),
         "",
-        *_method_lines(experiment, recipe_for(answers, card.classes, colour=colour), colour=colour),
+        *_method_lines(experiment, recipe, colour=colour),
         "",
         "[evaluation]",
         *_evaluation_lines(experiment, wishes.out),
@@ -222,7 +223,7 @@ def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> lis
         "[baselines]",
         "student_alone = false",
         "standard_kd = true  # the same network, taught by the answers to the pool alone; false saves its time",
-        f"standard_kd_augmentation = {_value(augmentation_for(pool_images, colour=colour))}",
+        f"standard_kd_augmentation = {_value(augmentation_for(pool_images, pool_images, colour=colour))}",
     ]
 
 

@@ -16,10 +16,11 @@ WARMUP_STEPS = 200
 AVERAGING_DECAY = 0.999
 # Of each batch: blends of bought images, with interpolated answers.
 BLENDED_FRACTION = 0.5
-# So many answers or fewer are best bought for real images that are transformed but not mixed, and the real ones
-# learnt more often than those; a grey student and its ensemble's members turn, shift and perhaps mirror all of them
-# again. More answers are learnt as they are.
+# Up to so many answers, and so many for each real image, are best bought for real images that are transformed but not
+# mixed, and the real ones learnt more often than those; a grey student and its ensemble's members turn, shift and
+# perhaps mirror all of them again. More answers are learnt as they are.
 FEW_ANSWERS = 10_000
+FEW_PER_REAL_IMAGE = 5
 FEW_ANSWERS_POOL_REPEATS = 3
 
 
@@ -35,7 +36,7 @@ class Recipe:
     training: TrainingConfig
 
 
-def recipe_for(answers: int, classes: Sequence[str], *, colour: bool) -> Recipe:
+def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour: bool) -> Recipe:
     """The settings for so many ``answers``, the pool's included, from a teacher of these class names."""
     flip = may_face_either_way(classes)
     if colour:
@@ -49,10 +50,10 @@ def recipe_for(answers: int, classes: Sequence[str], *, colour: bool) -> Recipe:
             amplification=EnsembleConfig(),
             training=_training(answers, passes=100, images_least=3_000_000, learning_rate=2e-3),
         )
-    few = answers <= FEW_ANSWERS
+    few = are_few(answers, pool_images)
     return Recipe(
         views=ViewsConfig(least_share=1.0 if few else 0.5, flip=flip),
-        augmentation=augmentation_for(answers, colour=False),
+        augmentation=augmentation_for(answers, pool_images, colour=False),
         pool_repeats=FEW_ANSWERS_POOL_REPEATS if few else 1,
         variations=AugmentationConfig(
             rotate_degrees=5.0, shift_fraction=0.04, flip=flip, blended_fraction=BLENDED_FRACTION
@@ -63,9 +64,14 @@ def recipe_for(answers: int, classes: Sequence[str], *, colour: bool) -> Recipe:
     )
 
 
-def augmentation_for(answers: int, *, colour: bool) -> Augmentation:
+def augmentation_for(answers: int, pool_images: int, *, colour: bool) -> Augmentation:
     """How so many answered images are varied in training, at no query."""
-    return "combination" if colour or answers <= FEW_ANSWERS else "mixup"
+    return "combination" if colour or are_few(answers, pool_images) else "mixup"
+
+
+def are_few(answers: int, pool_images: int) -> bool:
+    """Whether so many answers, the pool's included, are too few beside the real images to be spent on mixing them."""
+    return answers <= min(FEW_ANSWERS, FEW_PER_REAL_IMAGE * pool_images)
 
 
 def _training(answers: int, *, passes: int, images_least: int, learning_rate: float) -> TrainingConfig:

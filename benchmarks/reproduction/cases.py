@@ -1,8 +1,9 @@
 """What is compared: a method on a data set, with what is varied, as the very experiment that `distill run` takes.
 
 A method is a folder's file: `configs/paper/DATASET/METHOD.toml`, whole and to be run by hand. What suits few answers
-may be in `METHOD-up-to-N.toml` beside it, which holds for up to N answers, its budget. A case changes in it what
-its options name, and nothing else.
+may be in `METHOD-up-to-N.toml` beside it, which holds for up to N answers, its budget, or in
+`METHOD-up-to-N-per-image.toml`, which holds for up to N for each real image. A case changes in it what its options
+name, and nothing else.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from distill_client.config import RunConfig, faults_of
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIGS = PROJECT / "configs" / "paper"
 BUNDLES = PROJECT / "bundles"
-_PART = re.compile(r"(?P<method>[a-z0-9-]+?)(-up-to-(?P<answers>\d+))?")
+_PART = re.compile(r"(?P<method>[a-z0-9-]+?)(-up-to-(?P<answers>\d+)(?P<each>-per-image)?)?")
 
 Draw = Literal["balanced", "random"]
 
@@ -93,7 +94,7 @@ class Experiment:
 
 def methods_of(dataset: str, configs: Path = CONFIGS) -> list[str]:
     """The methods there are for a data set. Raises CaseError where there are none."""
-    return sorted({method for method, _, _ in _files_of(dataset, configs)})
+    return sorted({file.method for file in _files_of(dataset, configs)})
 
 
 def resolve(case: Case, *, configs: Path = CONFIGS, bundles: Path = BUNDLES) -> Experiment:
@@ -122,8 +123,22 @@ def require_teacher(experiment: Experiment) -> None:
         )
 
 
-def _files_of(dataset: str, configs: Path) -> list[tuple[str, int | None, Path]]:
-    """(method, up to how many answers, file) of all files of a data set."""
+@dataclass(frozen=True)
+class _File:
+    """A file of a method; up to how many answers it holds, in all or for each real image, or None: for any."""
+
+    method: str
+    bound: int | None
+    is_per_image: bool
+    path: Path
+
+    def most(self, pool_images: int) -> int | None:
+        """How many answers it holds for with such a pool."""
+        return self.bound * pool_images if self.bound is not None and self.is_per_image else self.bound
+
+
+def _files_of(dataset: str, configs: Path) -> list[_File]:
+    """All files of a data set."""
     if not re.fullmatch(r"[a-z0-9-]+", dataset) or not (configs / dataset).is_dir():
         allowed = ", ".join(sorted(path.name for path in configs.iterdir() if path.is_dir()))
         raise CaseError(f"--dataset is {dataset!r}; allowed are {allowed}")
@@ -131,20 +146,24 @@ def _files_of(dataset: str, configs: Path) -> list[tuple[str, int | None, Path]]
     for path in sorted((configs / dataset).glob("*.toml")):
         part = _PART.fullmatch(path.stem)
         if part is None:
-            raise CaseError(f"{path}: its name is not METHOD.toml or METHOD-up-to-N.toml")
-        found.append((part["method"], int(part["answers"]) if part["answers"] else None, path))
+            raise CaseError(
+                f"{path}: its name is not METHOD.toml, METHOD-up-to-N.toml or METHOD-up-to-N-per-image.toml"
+            )
+        bound = int(part["answers"]) if part["answers"] else None
+        found.append(_File(part["method"], bound, bool(part["each"]), path))
     return found
 
 
 def _file_for(case: Case, configs: Path) -> Path:
     """The method's file for so many answers: the one with the smallest bound that is not below them."""
-    files = [(bound, path) for method, bound, path in _files_of(case.dataset, configs) if method == case.method]
-    whole = [path for bound, path in files if bound is None]
+    files = [file for file in _files_of(case.dataset, configs) if file.method == case.method]
+    whole = [file.path for file in files if file.bound is None]
     if not whole:
         allowed = ", ".join(methods_of(case.dataset, configs))
         raise CaseError(f"--method is {case.method!r}; allowed for {case.dataset} are {allowed}")
-    bounds = sorted((bound, path) for bound, path in files if bound is not None)
-    fitting = [path for bound, path in bounds if case.answers is not None and case.answers <= bound]
+    pool_images = case.pool_images or int(tomllib.loads(whole[0].read_text(encoding="utf-8"))["pool"]["images"])
+    bounds = sorted((most, file.path) for file in files if (most := file.most(pool_images)) is not None)
+    fitting = [path for most, path in bounds if case.answers is not None and case.answers <= most]
     return [*fitting, *whole][0]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from distill_client.config import RunConfig, load_config
 from distill_client.errors import ConfigError
-from distill_client.recipe import FEW_ANSWERS, Recipe, augmentation_for, may_face_either_way, recipe_for
+from distill_client.recipe import Recipe, are_few, augmentation_for, may_face_either_way, recipe_for
 from tests.distill_client.cli.support import Served, distill, kinds_of_events, one_object
 from tests.shared.odd_pictures import write_good_pictures
 
@@ -43,7 +43,7 @@ def test_a_data_set_of_the_teachers_classes(served: Served, tmp_path: Path) -> N
     assert (config.pool.dataset, config.pool.images, config.pool.balanced) == ("digits", 200, True)
     assert (config.synthesis.method, config.synthesis.images) == ("mixed-views", 300)
     assert not config.synthesis.views.flip, "digits are not to be mirrored"
-    assert settings_of(config) == recipe_for(500, "0123456789", colour=False)
+    assert settings_of(config) == recipe_for(500, 200, "0123456789", colour=False)
     assert config.student.network == "lenet5"
     assert config.student.augmentation == config.baselines.standard_kd_augmentation == "combination"
     assert (config.evaluation.dataset, config.baselines.student_alone) == ("digits", False)
@@ -128,17 +128,17 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["ours-up-to-10000", "ours"])
+@pytest.mark.parametrize("name", ["ours-up-to-5-per-image", "ours"])
 def test_grey_pictures_are_learnt_as_was_measured_on_fashion_mnist(name: str) -> None:
     config = load_config(CONFIGS / "fashion-mnist" / f"{name}.toml")
-    assert settings_of(config) == recipe_for(config.budget_images, CLOTHES, colour=False)
+    assert settings_of(config) == recipe_for(config.budget_images, config.pool.images, CLOTHES, colour=False)
 
 
 @pytest.mark.parametrize("name", ["ours-up-to-20000", "ours"])
 def test_colour_pictures_are_learnt_as_was_measured_on_cifar_10(name: str) -> None:
     """But for steps that were rounded by hand."""
     config = load_config(CONFIGS / "cifar10" / f"{name}.toml")
-    recipe = recipe_for(config.budget_images, ["airplane", "ship"], colour=True)
+    recipe = recipe_for(config.budget_images, config.pool.images, ["airplane", "ship"], colour=True)
     assert recipe.training.steps == pytest.approx(config.training.steps, rel=1e-3)
     same_steps = recipe.training.model_copy(update={"steps": config.training.steps})
     assert settings_of(config) == replace(recipe, training=same_steps)
@@ -148,7 +148,7 @@ def settings_of(config: RunConfig) -> Recipe:
     """What of a configuration a recipe has; bounds that its augmentation does not use are the recipe's too."""
     variations = config.augmentation
     if config.student.augmentation == "mixup":
-        unused = recipe_for(config.budget_images, CLOTHES, colour=False).variations
+        unused = recipe_for(config.budget_images, config.pool.images, CLOTHES, colour=False).variations
         variations = unused.model_copy(update={"blended_fraction": variations.blended_fraction})
     return Recipe(
         views=config.synthesis.views,
@@ -160,11 +160,16 @@ def settings_of(config: RunConfig) -> Recipe:
     )
 
 
-def test_few_answers_are_not_mixed_and_are_turned_and_shifted_too() -> None:
-    assert [augmentation_for(FEW_ANSWERS + more, colour=False) for more in (0, 1)] == ["combination", "mixup"]
-    few, more = (recipe_for(FEW_ANSWERS + beyond, CLOTHES, colour=False) for beyond in (0, 1))
-    assert (few.views.least_share, few.pool_repeats) == (1.0, 3)
-    assert (more.views.least_share, more.pool_repeats) == (0.5, 1)
+@pytest.mark.parametrize(
+    ("answers", "pool_images", "few"),
+    [(10_000, 2_000, True), (10_001, 2_000, False), (10_001, 10_000, False), (2_500, 500, True), (2_501, 500, False)],
+)
+def test_few_answers_are_not_mixed_and_are_turned_and_shifted_too(answers: int, pool_images: int, few: bool) -> None:
+    assert are_few(answers, pool_images) == few
+    recipe = recipe_for(answers, pool_images, CLOTHES, colour=False)
+    learnt = recipe.views.least_share, recipe.augmentation, recipe.pool_repeats
+    assert learnt == ((1.0, "combination", 3) if few else (0.5, "mixup", 1))
+    assert augmentation_for(answers, pool_images, colour=False) == recipe.augmentation
 
 
 def test_what_may_be_mirrored() -> None:
