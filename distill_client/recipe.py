@@ -52,7 +52,7 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
         )
     few = are_few(answers, pool_images)
     return Recipe(
-        views=ViewsConfig(least_share=1.0 if few else 0.5, flip=flip),
+        views=ViewsConfig(least_share=1.0, flip=flip) if few else _mixed_views(flip=flip),
         augmentation=augmentation_for(answers, pool_images, colour=False),
         pool_repeats=FEW_ANSWERS_POOL_REPEATS if few else 1,
         variations=AugmentationConfig(
@@ -61,6 +61,13 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
         # Students of the answers label blends that nobody asked about, for the last one.
         amplification=EnsembleConfig(ensemble=3, blended_fraction=BLENDED_FRACTION),
         training=_training(answers, passes=30, images_least=1_500_000, learning_rate=5e-3),
+    )
+
+
+def _mixed_views(*, flip: bool) -> ViewsConfig:
+    """What is mixed is turned, shifted, scaled and sheared less than half as much as what is not."""
+    return ViewsConfig(
+        least_share=0.5, rotate_degrees=4.0, shift_fraction=0.03, scale_fraction=0.06, shear=0.04, flip=flip
     )
 
 
