@@ -65,7 +65,7 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
 
 
 def _mixed_views(*, flip: bool) -> ViewsConfig:
-    """What is mixed is turned, shifted, scaled and sheared less than half as much as what is not."""
+    """What is mixed is turned, shifted, scaled and sheared half as much as what is not, or less."""
     return ViewsConfig(
         least_share=0.5, rotate_degrees=4.0, shift_fraction=0.03, scale_fraction=0.06, shear=0.04, flip=flip
     )
