@@ -13,6 +13,8 @@ nineteen times in twenty, if accuracies are normally distributed: a prediction i
 seeds, pooled over the curve's points, and t is of Student's distribution with as many degrees of freedom as s has. Of
 fewer than three runs the mean alone is told. Nothing here knows what another teacher, or a pool that is not balanced
 by class, would change: that they differ is told beside it.
+
+Runs that buy the pool's answers alone, varied and learnt like ours, are a curve too: what anything else has to beat.
 """
 
 import json
@@ -29,6 +31,8 @@ from distill_client.config import RunConfig
 from shared.counting import counted
 
 TABLE = Path(__file__).with_name("measured_curves.json")
+# The ``method`` of a curve of runs that buy no synthetic image.
+POOL_ALONE = "pool-alone"
 _FACTOR_MOST = 2.0
 _SEEDS_LEAST = 3
 # Student's t that 2.5 % lie above, for 2 degrees of freedom and more; the last stands for all that follow.
@@ -190,9 +194,10 @@ def expect(
     Where nobody knows how many classes there are, only the same data set is comparable.
     """
     pool = config.pool
-    if config.synthesis.images == 0 or config.synthesis.has_second_pool or (pool.dataset and pool.is_unlabelled):
+    if config.synthesis.has_second_pool or (pool.dataset and pool.is_unlabelled):
         return None
-    wanted = (config.synthesis.method, config.student.network, teacher.disclosure)
+    method = config.synthesis.method if config.synthesis.images else POOL_ALONE
+    wanted = (method, config.student.network, teacher.disclosure)
     known = measured_curves() if curves is None else curves
     alike = [curve for curve in known if (curve.method, curve.student, curve.disclosure) == wanted]
     differences = () if pool.balanced else ("its pool is not balanced by class, as the measured ones were",)
@@ -210,6 +215,15 @@ def expect(
     found = _together([part for _, part in parts])
     source = _source([curve for curve, _ in parts])
     return Expectation(found.mean, found.band, found.seeds, "teacher's accuracy", source, differences)
+
+
+def expect_of_pool_alone(
+    config: RunConfig, teacher: KnownTeacher, *, curves: tuple[Curve, ...] | None = None
+) -> Expectation | None:
+    """What the same pool's answers may be expected to give when nothing is bought beside them."""
+    nothing = config.synthesis.model_copy(update={"images": 0})
+    alone = config.model_copy(update={"synthesis": nothing, "budget_images": config.pool.images})
+    return expect(alone, teacher, answers=config.pool.images, curves=curves)
 
 
 def _of_teachers(own: float | None, measured: float) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel
 
 from benchmarks.reproduction.outcomes import Outcome, Section
-from distill_client.expectation import Curve, Point, samples_of
+from distill_client.expectation import POOL_ALONE, Curve, Point, samples_of
 
 
 class _Table(BaseModel):
@@ -20,15 +20,17 @@ class _Table(BaseModel):
 
 
 def measured_curves(sections: Sequence[Section]) -> str:
-    """The table's text. Only methods that buy synthetic images, and only where more than one seed was run."""
+    """The table's text. Only where more than one seed was run; of the pool alone, only what is learnt like ours."""
     found: dict[tuple[str, ...], dict[int, Outcome]] = defaultdict(dict)
     for section in sections:
         for outcome in section.outcomes:
             case, config = outcome.experiment.case, outcome.experiment.config
             is_usual = case.pool == "balanced" and case.pool_dataset is None and not config.synthesis.has_second_pool
-            if section.group.section == "case" or not is_usual or not config.synthesis.images or not outcome.rows:
+            is_ours_or_buys = config.synthesis.images or config.amplification.ensemble
+            if section.group.section == "case" or not is_usual or not is_ours_or_buys or not outcome.rows:
                 continue
-            key = (case.dataset, config.synthesis.method, outcome.student, case.disclosure)
+            method = config.synthesis.method if config.synthesis.images else POOL_ALONE
+            key = (case.dataset, method, outcome.student, case.disclosure)
             found[key].setdefault(outcome.answers, outcome)
     curves = [
         _curve(key, [by_answers[answers] for answers in sorted(by_answers)]) for key, by_answers in found.items()

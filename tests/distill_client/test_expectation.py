@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill_client.expectation import Curve, Expectation, KnownTeacher, Point, expect
+from distill_client.expectation import (
+    POOL_ALONE,
+    Curve,
+    Expectation,
+    KnownTeacher,
+    Point,
+    expect,
+    expect_of_pool_alone,
+)
 from tests.distill_client.fakes import tiny_config
 
 POINTS = (
@@ -145,6 +153,16 @@ def test_up_to_twice_the_pool_and_the_training_are_comparable() -> None:
     assert expected(4_000, pool=1_000) == expected(4_000, pool=4_000 - 1) == expected(4_000)
     assert expected(4_000, steps=1_200) == expected(4_000)
     assert expected(4_000, steps=1_200, amplification={"ensemble": 2}) == expected(4_000)
+
+
+def test_the_pool_alone_has_a_curve_of_its_own() -> None:
+    point = Point(answers=500, pool_images=500, samples=600_000, accuracy=0.78, seeds=1)
+    curves = (CURVE, CURVE.model_copy(update={"method": POOL_ALONE, "points": (point,)}))
+    found = expect_of_pool_alone(FIRST_POINTS, KnownTeacher((28, 28, 1), 10, "probabilities"), curves=curves)
+    assert found is not None
+    assert found.describe() == "78.0% (mean of 1 seed)"
+    assert expected(500, pool=500, curves=curves, synthesis={"images": 0}) == found
+    assert expected(1_000, pool=1_000, curves=curves, synthesis={"images": 0}) is None
 
 
 def test_other_data_of_the_same_shape_say_what_part_of_the_teachers_accuracy_is_reached() -> None:

@@ -106,12 +106,18 @@ def test_plan_says_what_may_be_expected_where_it_was_measured(
         deviation=0.01,
         points=(point,),
     )
-    monkeypatch.setattr(expectation, "measured_curves", lambda: (curve,))
+    of_pool = expectation.Point(answers=40, pool_images=40, samples=640, accuracy=0.789, seeds=1)
+    alone = curve.model_copy(update={"method": expectation.POOL_ALONE, "points": (of_pool,)})
+    monkeypatch.setattr(expectation, "measured_curves", lambda: (curve, alone))
     config = write_config(tmp_path / "tiny.toml", synthesis={"method": "mixed-views"})
     shown = distill("plan", config).stdout
     assert "expected accuracy: 75.0% to 85.0% (mean 80.0%, of 3 seeds). An expectation, no promise: lenet5-h" in shown
     assert "this run differs" not in shown
-    told = one_object(distill("plan", config, "--json"))["expected_accuracy"]
+    of_pool_told = "the pool's 40 answers alone, varied and learnt as few are: 78.9% (mean of 1 seed)"
+    assert f"{of_pool_told}. 1.1 points were gained beside them there" in shown
+    report = one_object(distill("plan", config, "--json"))
+    assert report["expected_accuracy_of_pool_alone"]["mean"] == 0.789
+    told = report["expected_accuracy"]
     assert (told["low"], told["high"], told["of"], told["kind"]) == (0.7503, 0.8497, "test set", "expectation")
     worse = distill("plan", config, "--teacher", served.url, key=served.key("hopeful", budget=100)).stdout
     assert (
@@ -121,7 +127,13 @@ def test_plan_says_what_may_be_expected_where_it_was_measured(
     drawn = write_config(tmp_path / "drawn.toml", synthesis={"method": "mixed-views"}, pool=unbalanced)
     assert "this run differs: its pool is not balanced by class" in distill("plan", drawn).stdout
     other = write_config(tmp_path / "other.toml")
-    assert "expected" not in distill("plan", other).stdout
+    shown = distill("plan", other).stdout
+    assert "expected" not in shown
+    assert f"{of_pool_told}\n" in shown, "what a method that nobody measured has to beat"
+    just_pool = write_config(tmp_path / "pool.toml", synthesis={"images": 0}, budget_images=40)
+    shown = distill("plan", just_pool).stdout
+    assert "expected accuracy: 78.9% (mean of 1 seed)" in shown
+    assert "answers alone" not in shown
     assert one_object(distill("plan", other, "--json"))["expected_accuracy"] is None
 
 
