@@ -17,7 +17,13 @@ class TrainingConfig(Section):
     batch_size: Positive = 256
     epochs: Positive | None = None
     steps: Positive | None = None
+    optimiser: Literal["adam", "muon"] = Field(
+        "adam", description="muon takes the steps of all weights that are matrices, and Adam those of the rest"
+    )
     learning_rate: float = Field(5e-3, gt=0)
+    weight_decay: float = Field(
+        0.0, ge=0, description="Muon's: times the learning rate, what a matrix loses of itself in each step"
+    )
     warmup_steps: int = Field(0, ge=0, description="fewer than steps, where these are given")
     decay: Literal["constant", "cosine", "steps"] = "cosine"
     l2: float = Field(0.0, ge=0, description="times a convolution's squared weights, added to the loss as in Keras")
@@ -38,6 +44,14 @@ class TrainingConfig(Section):
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _decays_as_its_optimiser_does(self) -> Self:
+        if self.weight_decay and self.optimiser != "muon":
+            raise ValueError(f"weight_decay is {self.weight_decay}, which is Muon's; allowed with adam is 0, see l2")
+        if self.l2 and self.optimiser == "muon":
+            raise ValueError(f"l2 is {self.l2}, which is Adam's; allowed with muon is 0, see weight_decay")
         return self
 
     @model_validator(mode="after")

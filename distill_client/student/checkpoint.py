@@ -13,6 +13,7 @@ from torch import nn
 
 from distill_client.durable import write_durably
 from distill_client.errors import OtherDevice, RunStoreError
+from distill_client.student.optimiser import MuonAndAdam
 from distill_client.student.ranks import Ranks
 from shared.networks.training_state import restore_training, training_tensors
 
@@ -25,7 +26,7 @@ class TrainingState:
     """
 
     network: nn.Module
-    optimiser: torch.optim.Adam
+    optimiser: torch.optim.Adam | MuonAndAdam
     generator: torch.Generator
     averaged: dict[str, torch.Tensor]
     order: torch.Tensor

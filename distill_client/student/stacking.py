@@ -48,7 +48,7 @@ class Stack(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 layer.groups *= self.members
             elif isinstance(layer, nn.Linear) and layer.bias is not None:
-                self.grouped.set_submodule(path, _GroupedLinear(layer, self.members))
+                self.grouped.set_submodule(path, GroupedLinear(layer, self.members))
             elif not isinstance(layer, _BatchNorm) and list(layer.parameters(recurse=False)):
                 raise ValueError(f"layer {path} is a {type(layer).__name__}, which has no grouped form")
 
@@ -60,7 +60,7 @@ class Stack(nn.Module):
         return logits.reshape(rows, -1)
 
 
-class _GroupedLinear(nn.Module):
+class GroupedLinear(nn.Module):
     """A dense layer in groups: of rows of m x inputs rows of m x outputs, each group by its own weights."""
 
     def __init__(self, joined: nn.Linear, members: int) -> None:
@@ -69,6 +69,7 @@ class _GroupedLinear(nn.Module):
         self.weight, self.bias = joined.weight, joined.bias
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of all members' inputs, of each one after the other; the outputs likewise."""
         rows_mni = rows.view(len(rows), self.members, -1).transpose(0, 1)
         weight_mio = self.weight.view(self.members, -1, rows_mni.shape[2]).transpose(1, 2)
         bias_m1o = self.bias.view(self.members, 1, -1)

@@ -22,9 +22,9 @@ from distill_client.student.checkpoint import (
 from distill_client.student.kept_memory import freed_memory_is_kept
 from distill_client.student.lessons import LessonImages, Lessons
 from distill_client.student.losses import Targets
+from distill_client.student.optimiser import optimiser_for
 from distill_client.student.ranks import Ranks
 from distill_client.student.stacking import networks_in
-from shared.networks.penalty import parameter_groups
 
 # A run reports, and adds a row to its metrics, this many times. Reading the loss makes a GPU wait, so not every step.
 _REPORTS = 200
@@ -96,7 +96,7 @@ def _train_in_steps(
     device, ranks = next(network.parameters()).device, Ranks.here()
     learner: Callable[..., torch.Tensor] = ranks.learner(network.to(memory_format=torch.channels_last).train())
     learner = torch.compile(learner) if config.compile else learner
-    optimiser = torch.optim.Adam(parameter_groups(network, config.l2), lr=config.learning_rate, fused=True)
+    optimiser = optimiser_for(network, config)
     images, targets = LessonImages(lessons, device), Targets.of(lessons.targets_nk, device)
     shift_k = torch.tensor(0.0 if lessons.prior_shift_k is None else lessons.prior_shift_k).to(device)
     batch_size, members = min(config.batch_size, len(lessons)), networks_in(network)

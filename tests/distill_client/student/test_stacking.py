@@ -17,6 +17,7 @@ from distill_client.student.ensemble import Ensemble
 from distill_client.student.lessons import Lessons
 from distill_client.student.losses import Targets
 from distill_client.student.networks import create_student
+from distill_client.student.optimiser import optimiser_for
 from distill_client.student.stacking import Stack, gains_by_stacking, networks_in, side_by_side
 from distill_client.student.training import train_student
 from shared.networks.penalty import parameter_groups
@@ -84,6 +85,33 @@ def test_one_network_learns_as_in_a_plain_loop_to_the_last_bit() -> None:
     train_student(side_by_side([ours]), taught, SCHEDULE, torch_generator(1, "training"))
     train_one_by_one([plain], taught, torch_generator(1, "training"))
     assert equal_weights(ours, plain)
+
+
+def test_muon_takes_each_networks_steps_by_its_own_matrices() -> None:
+    """The same images for all, as draws differ; up to the order of sums and Muon's own bfloat16."""
+    starts, apart, stacked = ([network("lenet5-half", seed) for seed in range(3)] for _ in range(3))
+    schedule = TrainingConfig(steps=1, optimiser="muon", learning_rate=0.01, weight_decay=0.2)
+    together = side_by_side(stacked).to(memory_format=torch.channels_last)
+    for each in apart:
+        each.to(memory_format=torch.channels_last)
+    steps = [optimiser_for(each, schedule) for each in (together, *apart)]
+    images_nchw = torch.rand(8, 1, 28, 28)
+    targets = torch.rand(8, CLASSES).softmax(dim=1)
+    for _ in range(3):
+        torch.autograd.backward(
+            3 * F.cross_entropy(together(images_nchw.repeat_interleave(3, 0)), targets.repeat_interleave(3, 0))
+        )
+        for each in apart:
+            torch.autograd.backward(F.cross_entropy(each(images_nchw), targets))
+        for optimiser in steps:
+            optimiser.step()
+            optimiser.zero_grad()
+    for part, tensors in together.state_dict().items():
+        for tensor, alone, start in zip(tensors.chunk(3), apart, starts, strict=True):
+            expected = alone.state_dict()[part.removeprefix("grouped.")]
+            moved = (expected - start.state_dict()[part.removeprefix("grouped.")]).abs().max()
+            assert moved > 0.01, part
+            assert (tensor - expected).abs().max() <= 0.05 * moved, part
 
 
 def test_networks_side_by_side_learn_what_they_learn_one_by_one() -> None:

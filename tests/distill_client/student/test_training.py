@@ -56,13 +56,13 @@ def test_a_student_learns_a_teachers_rule() -> None:
     assert [row["step"] for row in metrics] == list(range(1, 61))
 
 
-@pytest.mark.parametrize("averaging_decay", [0.0, 0.9])
+@pytest.mark.parametrize("changes", [{}, {"averaging_decay": 0.9}, {"optimiser": "muon", "weight_decay": 0.2}])
 @pytest.mark.parametrize("killed_at", [1, 7, 33, 59])
 def test_a_killed_training_ends_as_if_it_had_never_stopped(
-    tmp_path: Path, averaging_decay: float, killed_at: int
+    tmp_path: Path, changes: dict[str, object], killed_at: int
 ) -> None:
     taught = lessons(augmentation="combination")
-    config = SCHEDULE.model_copy(update={"averaging_decay": averaging_decay})
+    config = SCHEDULE.model_copy(update=changes)
     whole = student()
     metrics = train_student(whole, taught, config, torch_generator(1, "training"))
 

@@ -1,0 +1,84 @@
+"""What takes a training's steps: Adam; or Muon for all weights that are matrices, and Adam for the rest.
+
+Muon (Jordan and others 2024, https://kellerjordan.github.io/posts/muon) takes the gradient's momentum of a matrix,
+brings all its singular values near to one, and subtracts that. torch has it for tensors of two dimensions; here it is
+given views of the weights: a convolution's outputs x (inputs, height and width), of a ``Stack`` each network's own.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from distill_client.config import TrainingConfig
+from distill_client.student.stacking import GroupedLinear, networks_in
+from shared.networks.penalty import parameter_groups
+
+
+def optimiser_for(network: nn.Module, config: TrainingConfig) -> "torch.optim.Adam | MuonAndAdam":
+    """The one that the schedule names, for a network on the device and in the memory layout that it is trained in."""
+    if config.optimiser == "muon":
+        return MuonAndAdam(network, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.Adam(parameter_groups(network, config.l2), lr=config.learning_rate, fused=True)
+
+
+class MuonAndAdam:
+    """Both, as one; ``weight_decay`` times the learning rate is what a matrix loses of itself in each step.
+
+    Muon's steps are as large as Adam's (0.2 sqrt(longer side) times the learning rate: Liu and others 2025, section
+    2.2), so one learning rate is for both. ``state`` has momenta and moments by parameter, as torch's optimisers do.
+    """
+
+    def __init__(self, network: nn.Module, *, learning_rate: float, weight_decay: float) -> None:
+        self._members = networks_in(network)
+        weights = list(dict.fromkeys(_matrices(network, self._members)))
+        among = {id(weight) for weight in weights}
+        others = [parameter for parameter in network.parameters() if id(parameter) not in among]
+        self._adam = torch.optim.Adam([{"params": others}], lr=learning_rate, fused=True)
+        self._views = {weight: self._views_of(weight.detach(), weight) for weight in weights}
+        self._muon = torch.optim.Muon(
+            [{"params": [view for views in self._views.values() for view in views]}],
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        # Adam's own mapping has room for what is not Adam's: it asks it for its own parameters alone.
+        self.state = self._adam.state
+        for weight, views in self._views.items():
+            momentum = torch.zeros_like(weight)
+            self.state[weight] = {"momentum_buffer": momentum}
+            for view, of_view in zip(views, self._views_of(momentum, weight), strict=True):
+                self._muon.state[view]["momentum_buffer"] = of_view
+
+    @property
+    def param_groups(self) -> list[dict[str, object]]:
+        """Of both; a group's "lr" is its learning rate."""
+        return [*self._adam.param_groups, *self._muon.param_groups]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self._adam.zero_grad()
+        for weight in self._views:
+            weight.grad = None
+
+    def step(self) -> None:
+        """One step of both, by the parameters' gradients; a parameter without one stays as it is."""
+        for weight, views in self._views.items():
+            gradients = [None] * len(views) if weight.grad is None else self._views_of(weight.grad, weight)
+            for view, gradient in zip(views, gradients, strict=True):
+                view.grad = gradient
+        self._muon.step()  # type: ignore[no-untyped-call]
+        self._adam.step()
+
+    def _views_of(self, tensor: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+        """Each network's matrix in a tensor that is laid out like ``weight``: outputs x inputs, in memory's order."""
+        in_order = tensor if weight.is_contiguous() else tensor.permute(0, 2, 3, 1)
+        rows = len(weight) // self._members
+        return list(in_order.reshape(self._members, rows, -1).unbind())
+
+
+def _matrices(network: nn.Module, members: int) -> Iterator[nn.Parameter]:
+    """The weights of dense layers and of convolutions that see all channels."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | GroupedLinear) or (isinstance(layer, nn.Conv2d) and layer.groups == members):
+            yield layer.get_parameter("weight")
