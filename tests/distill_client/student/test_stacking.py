@@ -95,8 +95,9 @@ def test_muon_takes_each_networks_steps_by_its_own_matrices() -> None:
     for each in apart:
         each.to(memory_format=torch.channels_last)
     steps = [optimiser_for(each, schedule) for each in (together, *apart)]
-    images_nchw = torch.rand(8, 1, 28, 28)
-    targets = torch.rand(8, CLASSES).softmax(dim=1)
+    draws = torch_generator(1, "lessons")
+    images_nchw = torch.rand(8, 1, 28, 28, generator=draws)
+    targets = torch.rand(8, CLASSES, generator=draws).softmax(dim=1)
     for _ in range(3):
         torch.autograd.backward(
             3 * F.cross_entropy(together(images_nchw.repeat_interleave(3, 0)), targets.repeat_interleave(3, 0))
@@ -110,7 +111,7 @@ def test_muon_takes_each_networks_steps_by_its_own_matrices() -> None:
         for tensor, alone, start in zip(tensors.chunk(3), apart, starts, strict=True):
             expected = alone.state_dict()[part.removeprefix("grouped.")]
             moved = (expected - start.state_dict()[part.removeprefix("grouped.")]).abs().max()
-            assert moved > 0.01, part
+            assert moved > 5e-3, part
             assert (tensor - expected).abs().max() <= 0.05 * moved, part
 
 
