@@ -87,32 +87,28 @@ def test_one_network_learns_as_in_a_plain_loop_to_the_last_bit() -> None:
     assert equal_weights(ours, plain)
 
 
-def test_muon_takes_each_networks_steps_by_its_own_matrices() -> None:
-    """The same images for all, as draws differ; up to the order of sums and Muon's own bfloat16."""
-    starts, apart, stacked = ([network("lenet5-half", seed) for seed in range(3)] for _ in range(3))
+@pytest.mark.parametrize("name", ["lenet5-half", "alexnet-half"])
+def test_muon_takes_each_networks_steps_by_its_own_matrices(name: str) -> None:
+    """With the same gradients; what Muon makes of matrices that are nearly singular hangs on their last bits."""
+    apart, stacked = ([network(name, seed) for seed in range(3)] for _ in range(2))
+    together = side_by_side(stacked)
     schedule = TrainingConfig(steps=1, optimiser="muon", learning_rate=0.01, weight_decay=0.2)
-    together = side_by_side(stacked).to(memory_format=torch.channels_last)
-    for each in apart:
-        each.to(memory_format=torch.channels_last)
-    steps = [optimiser_for(each, schedule) for each in (together, *apart)]
-    draws = torch_generator(1, "lessons")
-    images_nchw = torch.rand(8, 1, 28, 28, generator=draws)
-    targets = torch.rand(8, CLASSES, generator=draws).softmax(dim=1)
+    optimisers = [optimiser_for(each.to(memory_format=torch.channels_last), schedule) for each in (together, *apart)]
+    draws = torch_generator(1, "gradients")
     for _ in range(3):
-        torch.autograd.backward(
-            3 * F.cross_entropy(together(images_nchw.repeat_interleave(3, 0)), targets.repeat_interleave(3, 0))
-        )
-        for each in apart:
-            torch.autograd.backward(F.cross_entropy(each(images_nchw), targets))
-        for optimiser in steps:
+        for path, parameter in together.named_parameters():
+            parameter.grad = torch.empty_like(parameter).normal_(generator=draws)
+            for each, gradient in zip(apart, parameter.grad.chunk(3), strict=True):
+                each.get_parameter(path.removeprefix("grouped.")).grad = gradient.clone()
+        for optimiser in optimisers:
             optimiser.step()
-            optimiser.zero_grad()
-    for part, tensors in together.state_dict().items():
-        for tensor, alone, start in zip(tensors.chunk(3), apart, starts, strict=True):
-            expected = alone.state_dict()[part.removeprefix("grouped.")]
-            moved = (expected - start.state_dict()[part.removeprefix("grouped.")]).abs().max()
-            assert moved > 5e-3, part
-            assert (tensor - expected).abs().max() <= 0.05 * moved, part
+    starts = [network(name, seed).state_dict() for seed in range(3)]
+    for path, parameter in together.named_parameters():
+        for tensor, alone, start in zip(parameter.chunk(3), apart, starts, strict=True):
+            expected = alone.get_parameter(path.removeprefix("grouped."))
+            moved = (expected - start[path.removeprefix("grouped.")]).abs().max()
+            assert moved > 2e-3, path
+            assert (tensor - expected).abs().max() <= 0.02 * moved, path
 
 
 def test_networks_side_by_side_learn_what_they_learn_one_by_one() -> None:
