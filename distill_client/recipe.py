@@ -8,6 +8,7 @@ LeNet5 on Fashion-MNIST, of colour pictures for AlexNet-half on CIFAR-10. For ot
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from distill_client.config import Augmentation, AugmentationConfig, EnsembleConfig, TrainingConfig, ViewsConfig
 
@@ -60,7 +61,10 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
         ),
         # Students of the answers label blends that nobody asked about, for the last one.
         amplification=EnsembleConfig(ensemble=3, blended_fraction=BLENDED_FRACTION),
-        training=_training(answers, passes=30, images_least=1_500_000, learning_rate=5e-3),
+        # A matrix that loses a part of itself in each step stays small, and what it computes smooth.
+        training=_training(
+            answers, passes=30, images_least=1_500_000, learning_rate=0.02, optimiser="muon", weight_decay=0.2
+        ),
     )
 
 
@@ -81,12 +85,22 @@ def are_few(answers: int, pool_images: int) -> bool:
     return answers <= min(FEW_ANSWERS, FEW_PER_REAL_IMAGE * pool_images)
 
 
-def _training(answers: int, *, passes: int, images_least: int, learning_rate: float) -> TrainingConfig:
+def _training(
+    answers: int,
+    *,
+    passes: int,
+    images_least: int,
+    learning_rate: float,
+    optimiser: Literal["adam", "muon"] = "adam",
+    weight_decay: float = 0.0,
+) -> TrainingConfig:
     """Each answer is learnt ``passes`` times, and no training sees fewer than ``images_least`` images."""
     return TrainingConfig(
         batch_size=BATCH_SIZE,
         steps=math.ceil(max(images_least, passes * answers) / BATCH_SIZE),
+        optimiser=optimiser,
         learning_rate=learning_rate,
+        weight_decay=weight_decay,
         warmup_steps=WARMUP_STEPS,
         decay="cosine",
         averaging_decay=AVERAGING_DECAY,

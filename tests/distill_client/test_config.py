@@ -185,12 +185,15 @@ def other_than(value: object) -> object:
     if isinstance(value, float):
         return value * 0.9 + 0.001
     others = {"hybrid": "uniform", "auto": "conv", "cosine": "constant", "lump": "spread", "fs-bbt": "mixed-views"}
-    others |= {"use": "ignore", "own": "second", "balanced": "by-class", "float32": "bfloat16"}
+    others |= {"adam": "muon", "use": "ignore", "own": "second", "balanced": "by-class", "float32": "bfloat16"}
     return {**others, "spend-all": "until-flat", "none": "mixup", "combination": "none"}.get(str(value), f"{value}x")
 
 
 # What has to change with a key for another value of it to be legal.
-BESIDE: dict[str, dict[str, object]] = {"budget__policy": {"synthesis__method": "mixed-views"}}
+BESIDE: dict[str, dict[str, object]] = {
+    "budget__policy": {"synthesis__method": "mixed-views"},
+    "training__weight_decay": {"training__optimiser": "muon"},
+}
 
 
 def test_the_digest_is_of_the_content_and_changes_with_every_part_of_it(tmp_path: Path) -> None:
