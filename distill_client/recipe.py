@@ -51,19 +51,28 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
             amplification=EnsembleConfig(),
             training=_training(answers, passes=100, images_least=3_000_000, learning_rate=2e-3),
         )
-    few = are_few(answers, pool_images)
+    variations = AugmentationConfig(
+        rotate_degrees=5.0, shift_fraction=0.04, flip=flip, blended_fraction=BLENDED_FRACTION
+    )
+    if are_few(answers, pool_images):
+        return Recipe(
+            views=ViewsConfig(least_share=1.0, flip=flip),
+            augmentation="combination",
+            pool_repeats=FEW_ANSWERS_POOL_REPEATS,
+            variations=variations,
+            # Students of the answers label blends that nobody asked about, for the last one.
+            amplification=EnsembleConfig(ensemble=3, blended_fraction=BLENDED_FRACTION),
+            training=_training(answers, passes=30, images_least=1_500_000, learning_rate=5e-3),
+        )
     return Recipe(
-        views=ViewsConfig(least_share=1.0, flip=flip) if few else _mixed_views(flip=flip),
-        augmentation=augmentation_for(answers, pool_images, colour=False),
-        pool_repeats=FEW_ANSWERS_POOL_REPEATS if few else 1,
-        variations=AugmentationConfig(
-            rotate_degrees=5.0, shift_fraction=0.04, flip=flip, blended_fraction=BLENDED_FRACTION
-        ),
-        # Students of the answers label blends that nobody asked about, for the last one.
-        amplification=EnsembleConfig(ensemble=3, blended_fraction=BLENDED_FRACTION),
+        views=_mixed_views(flip=flip),
+        augmentation="mixup",
+        pool_repeats=1,
+        variations=variations,
+        amplification=EnsembleConfig(),
         # A matrix that loses a part of itself in each step stays small, and what it computes smooth.
         training=_training(
-            answers, passes=30, images_least=1_500_000, learning_rate=0.02, optimiser="muon", weight_decay=0.2
+            answers, passes=90, images_least=4_500_000, learning_rate=0.02, optimiser="muon", weight_decay=0.2
         ),
     )
 
