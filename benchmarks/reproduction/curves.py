@@ -23,7 +23,7 @@ _LABELS = {
     "ours": "ours",
     "fs-bbt": "FS-BBT, one pool",
     "bbkd": "BBKD",
-    "standard-kd-tuned": "the pool alone, our schedule",
+    "standard-kd-tuned": "the pool alone, our schedule for few",
     "standard-kd": "the pool alone, standard-kd",
 }
 _DIVBFKD = "#9e9ac8"

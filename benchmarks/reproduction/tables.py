@@ -9,7 +9,7 @@ from shared.counting import counted
 
 METHODS = {
     "standard-kd": "standard-kd: answers to the pool only",
-    "standard-kd-tuned": "standard-kd, under our schedule",
+    "standard-kd-tuned": "standard-kd, under our schedule for few answers",
     "fs-bbt": "FS-BBT, one pool",
     "fs-bbt-tuned": "FS-BBT's queries, under our schedule",
     "fs-bbt-as-released": "FS-BBT as released, two pools",
@@ -19,7 +19,7 @@ METHODS = {
 }
 STUDENT_ALONE = {
     "standard-kd": "student-alone: true labels of the pool",
-    "standard-kd-tuned": "student-alone, under our schedule",
+    "standard-kd-tuned": "student-alone, under that schedule",
 }
 ON_CURVES = ("standard-kd", "standard-kd-tuned", "fs-bbt", "bbkd", "ours")
 NOT_RUN = "not run yet"
@@ -123,7 +123,7 @@ def readme_table(sections: Sequence[Section]) -> str:
     """The few figures of the first screen: one row for each data set and student that was measured."""
     methods = {
         "standard-kd": "standard-kd",
-        "standard-kd-tuned": "standard-kd, our schedule",
+        "standard-kd-tuned": "standard-kd, our schedule for few",
         "fs-bbt": "FS-BBT",
         "ours": "**ours**",
     }

@@ -144,7 +144,7 @@ def test_methods_that_are_not_compared_everywhere_are_named(root: Path) -> None:
     (root / "plan.toml").write_text(PLAN + mnist)
     places = {"configs": root / "configs", "bundles": root / "bundles", "results": root / "results"}
     assert coverage(read_sections(root / "plan.toml", **places), root / "configs") == (
-        "Compared on Fashion-MNIST alone: standard-kd; standard-kd, under our schedule; "
+        "Compared on Fashion-MNIST alone: standard-kd; standard-kd, under our schedule for few answers; "
         "FS-BBT, one pool (configured for MNIST too, and in no plan)."
     )
     assert coverage(recorded(root, []), root / "configs") == "Every method is compared on every data set."
