@@ -1,9 +1,10 @@
 """What accuracy a plan may expect: from the curves that the benchmark measured, and only where one is comparable.
 
 ``measured_curves.json`` holds them (``benchmarks/reproduction/expectations.py`` makes it of the committed results). A
-plan is comparable with a curve of the same method, network and disclosure when its pool and its training are at most
-twice as large or as small as those that were measured with so many answers. On the same data set the accuracy itself
-is told; on others of the same image size and number of classes only what part of the teacher's accuracy was reached.
+plan is comparable with a curve of the same method, network, optimiser and disclosure when its pool and its training
+are at most twice as large or as small as those that were measured with so many answers. On the same data set the
+accuracy itself is told; on others of the same image size and number of classes only what part of the teacher's
+accuracy was reached.
 
 Where n runs that differ by their seed alone have the mean m, one run more lies within
 
@@ -77,6 +78,7 @@ class Curve(_Row):
     classes: int
     method: str
     student: str
+    optimiser: str = "adam"
     disclosure: str
     teacher_accuracy: float
     deviation: float
@@ -199,7 +201,12 @@ def expect(
     method = config.synthesis.method if config.synthesis.images else POOL_ALONE
     wanted = (method, config.student.network, teacher.disclosure)
     known = measured_curves() if curves is None else curves
-    alike = [curve for curve in known if (curve.method, curve.student, curve.disclosure) == wanted]
+    alike = [
+        curve
+        for curve in known
+        if (curve.method, curve.student, curve.disclosure) == wanted
+        and (method == POOL_ALONE or curve.optimiser == config.training.optimiser)
+    ]
     differences = () if pool.balanced else ("its pool is not balanced by class, as the measured ones were",)
     for curve in alike:
         if curve.dataset == pool.dataset and (found := curve.at(config, answers)):
@@ -245,8 +252,12 @@ def _together(found: list[_Found]) -> _Found:
 def _source(curves: list[Curve]) -> str:
     """Where the figures are from."""
     told = [
-        f"{curve.dataset}, teacher {curve.teacher_accuracy:.1%}, {curve.points[0].answers:,} to "
-        f"{curve.points[-1].answers:,} answers"
-        for curve in curves
+        f"{curve.dataset}, teacher {curve.teacher_accuracy:.1%}, {_answers_of(curve)} answers" for curve in curves
     ]
     return f"{curves[0].student} by {curves[0].method} on {'; on '.join(told)}"
+
+
+def _answers_of(curve: Curve) -> str:
+    """The fewest and the most."""
+    fewest, most = (f"{curve.points[at].answers:,}" for at in (0, -1))
+    return fewest if fewest == most else f"{fewest} to {most}"

@@ -30,7 +30,7 @@ def measured_curves(sections: Sequence[Section]) -> str:
             if section.group.section == "case" or not is_usual or not is_ours_or_buys or not outcome.rows:
                 continue
             method = config.synthesis.method if config.synthesis.images else POOL_ALONE
-            key = (case.dataset, method, outcome.student, case.disclosure)
+            key = (case.dataset, method, outcome.student, config.training.optimiser, case.disclosure)
             found[key].setdefault(outcome.answers, outcome)
     curves = [
         _curve(key, [by_answers[answers] for answers in sorted(by_answers)]) for key, by_answers in found.items()
@@ -44,7 +44,7 @@ def _curve(key: tuple[str, ...], outcomes: Sequence[Outcome]) -> Curve | None:
     deviation = _pooled([[row.result.accuracy for row in outcome.rows] for outcome in outcomes])
     if deviation is None:
         return None
-    dataset, method, student, disclosure = key
+    dataset, method, student, optimiser, disclosure = key
     manifest = tomllib.loads((outcomes[0].experiment.bundle / "teacher.toml").read_text(encoding="utf-8"))
     size = manifest["input"]
     return Curve(
@@ -53,6 +53,7 @@ def _curve(key: tuple[str, ...], outcomes: Sequence[Outcome]) -> Curve | None:
         classes=len(manifest["classes"]),
         method=method,
         student=student,
+        optimiser=optimiser,
         disclosure=disclosure,
         teacher_accuracy=manifest["measured"]["test_accuracy"],
         deviation=round(deviation, 5),

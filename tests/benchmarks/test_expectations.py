@@ -74,6 +74,7 @@ def test_a_curve_is_of_a_method_that_was_run_more_than_once_and_of_the_pool_alon
         "classes": 2,
         "method": "mixed-views",
         "student": "lenet5-half",
+        "optimiser": "adam",
         "disclosure": "probabilities",
         "teacher_accuracy": 0.9,
     }

@@ -140,6 +140,7 @@ def test_another_teacher_and_a_pool_that_is_not_balanced_are_told_beside_it() ->
         {"disclosure": "label"},
         {"student": {"network": "lenet5"}},
         {"synthesis": {"method": "fs-bbt"}},
+        {"curves": (CURVE.model_copy(update={"optimiser": "muon"}),)},
         {"synthesis": {"images": 0}},
         {"pool_keys": {"labels": "ignore", "balanced": False}, "baselines": {"student_alone": False}},
         {"curves": ()},
@@ -161,6 +162,7 @@ def test_the_pool_alone_has_a_curve_of_its_own() -> None:
     found = expect_of_pool_alone(FIRST_POINTS, KnownTeacher((28, 28, 1), 10, "probabilities"), curves=curves)
     assert found is not None
     assert found.describe() == "78.0% (mean of 1 seed)"
+    assert found.measured_on.endswith("teacher 90.0%, 500 answers")
     assert expected(500, pool=500, curves=curves, synthesis={"images": 0}) == found
     assert expected(1_000, pool=1_000, curves=curves, synthesis={"images": 0}) is None
 
