@@ -71,10 +71,13 @@ class MuonAndAdam:
         self._adam.step()
 
     def _views_of(self, tensor: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
-        """Each network's matrix in a tensor that is laid out like ``weight``: outputs x inputs, in memory's order."""
+        """Each network's matrix in a tensor of ``weight``'s shape: outputs x inputs, in the order of its memory.
+
+        Raises RuntimeError where they would be no views; of a gradient, which is only read, a copy will do.
+        """
         in_order = tensor if weight.is_contiguous() else tensor.permute(0, 2, 3, 1)
-        rows = len(weight) // self._members
-        return list(in_order.reshape(self._members, rows, -1).unbind())
+        shape = (self._members, len(weight) // self._members, -1)
+        return list((in_order.reshape(shape) if tensor is weight.grad else in_order.view(shape)).unbind())
 
 
 def _matrices(network: nn.Module, members: int) -> Iterator[nn.Parameter]:
