@@ -43,7 +43,7 @@ HELD_OUT = 10_000
 def main(  # noqa: PLR0913, PLR0917 - one parameter per flag
     dataset: Annotated[str, typer.Option(help="a folder of configs/paper")],
     about: Annotated[str, typer.Option(help="what is tried, in words")],
-    method: Annotated[str, typer.Option(help="a file of that folder; one that buys all of it at once")] = "ours",
+    method: Annotated[str, typer.Option(help="a file of that folder that buys views, or the pool alone")] = "ours",
     student: Annotated[str | None, typer.Option(help="another network than the method's file has")] = None,
     answers: Annotated[int | None, typer.Option(help="so many in all, the pool included", min=1)] = None,
     changed: Annotated[list[str] | None, typer.Option("--set", help="a setting, as training.steps=2000")] = None,
@@ -104,8 +104,11 @@ def tried(config: RunConfig, bundle: Path, device: torch.device) -> dict[str, fl
     ``agreement`` is a fraction, ``divergence`` the mean of sum_c t_c log(t_c / p_c) in nats, of the student's p from
     the teacher's t; ``seconds`` are the training's, of the wall.
     """
-    if config.synthesis.method != "mixed-views":
-        raise SystemExit(f"development: synthesis.method is {config.synthesis.method!r}; allowed is 'mixed-views'")
+    synthesis = config.synthesis
+    if synthesis.images and synthesis.method != "mixed-views":
+        raise SystemExit(
+            f"development: synthesis.method is {synthesis.method!r}; allowed: 'mixed-views', or no images"
+        )
     teacher = load_teacher(bundle, device=device.type)
     material = Material(config)
     views = list(render_views(material.pool.images_nhwc, material.plan.views))
