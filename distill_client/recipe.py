@@ -23,6 +23,8 @@ BLENDED_FRACTION = 0.5
 FEW_ANSWERS = 10_000
 FEW_PER_REAL_IMAGE = 5
 FEW_ANSWERS_POOL_REPEATS = 3
+# Up to so many answers to colour pictures are learnt as their rows were measured: by Adam, with more steps.
+FEW_COLOUR_ANSWERS = 20_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
                 rotate_degrees=0, shift_fraction=0.1, flip=flip, blended_fraction=BLENDED_FRACTION
             ),
             amplification=EnsembleConfig(),
-            training=_training(answers, passes=100, images_least=3_000_000, learning_rate=2e-3),
+            training=_colour_training(answers),
         )
     variations = AugmentationConfig(
         rotate_degrees=5.0, shift_fraction=0.04, flip=flip, blended_fraction=BLENDED_FRACTION
@@ -74,6 +76,14 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
         training=_training(
             answers, passes=90, images_least=4_500_000, learning_rate=0.02, optimiser="muon", weight_decay=0.2
         ),
+    )
+
+
+def _colour_training(answers: int) -> TrainingConfig:
+    if answers <= FEW_COLOUR_ANSWERS:
+        return _training(answers, passes=100, images_least=3_000_000, learning_rate=2e-3)
+    return _training(
+        answers, passes=50, images_least=2_000_000, learning_rate=0.02, optimiser="muon", weight_decay=0.2
     )
 
 

@@ -46,8 +46,8 @@ class ViewsConfig(Section):
     """Mixed views: two pool images, each transformed at random, x = share T1(x1) + (1 - share) T2(x2).
 
     Bounds of what is drawn evenly for every image: a rotation, shifts as fractions of the sides, a scale around one,
-    a shear, whether to mirror. What enters is black. ``share`` is between ``least_share`` and one;
-    one mixes nothing.
+    a shear, whether to mirror, an elastic distortion. What enters is black. ``share`` is between ``least_share`` and
+    one; one mixes nothing.
     """
 
     least_share: float = Field(0.5, ge=0, le=1)
@@ -56,6 +56,13 @@ class ViewsConfig(Section):
     scale_fraction: float = Field(0.12, ge=0, lt=1)
     shear: float = Field(0.08, ge=0, le=1)
     flip: bool = Field(False, description="mirror half of the images; for things that may face either way")
+    elastic_fraction: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="elastic distortion, for handwriting: how far each point of a 4 by 4 lattice is moved at most, "
+        "as a fraction of the sides; what is between them follows",
+    )
 
 
 class ActiveConfig(Section):

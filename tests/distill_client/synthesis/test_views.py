@@ -46,6 +46,36 @@ def test_each_part_of_a_transform_does_what_it_is_called() -> None:
     assert 0.2 < (shrunk > 0).mean() < 0.6
 
 
+def test_an_elastic_distortion_moves_what_its_lattice_moves() -> None:
+    still = np.zeros((1, 2, 4, 4), dtype=np.float32)
+    assert np.array_equal(transform(POOL[:1], STILL[None], still), transform(POOL[:1], STILL[None]))
+    across, down = still.copy(), still.copy()
+    across[:, 0], down[:, 1] = 0.2, -0.25  # all of it as far: a shift
+    assert np.allclose(transform(POOL[:1], STILL[None], across)[0, :, :, 0], moved(across=0.2))
+    assert np.allclose(transform(POOL[:1], STILL[None], down)[0, :, :, 0], moved(down=-0.25))
+
+    grey = np.random.default_rng(5).integers(0, 256, (1, 28, 28, 1), dtype=np.uint8)
+    corner = still.copy()
+    corner[0, :, 0, 0] = 0.1
+    changed = np.abs(transform(grey, STILL[None], corner) - transform(grey, STILL[None])).max(axis=(0, 3)) > 1
+    assert changed[:5, :5].mean() > 0.8
+    assert not changed[20:].any()
+    assert not changed[:, 20:].any()
+
+
+def test_an_elastic_distortion_is_drawn_after_all_else_and_within_its_bound() -> None:
+    with_it, without = (
+        draw_views(ViewsConfig(elastic_fraction=fraction), 50, 7, np.random.default_rng(8)) for fraction in (0.12, 0)
+    )
+    assert without.displacements_n22kk is None
+    assert np.array_equal(with_it.transforms_n2t, without.transforms_n2t)
+    assert np.array_equal(with_it.share_n, without.share_n)
+    assert with_it.displacements_n22kk is not None
+    assert with_it.displacements_n22kk.shape == (50, 2, 2, 4, 4)
+    assert 0.11 < np.abs(with_it.displacements_n22kk).max() <= 0.12
+    assert len(np.unique(with_it.displacements_n22kk)) == 50 * 64
+
+
 def test_a_rotation_is_a_rotation_in_pixels_whatever_the_sides() -> None:
     image = np.zeros((1, 9, 21, 1), dtype=np.uint8)
     image[0, 4, 13] = 255  # three to the right of the middle
@@ -93,10 +123,11 @@ def test_views_of_a_pool_at_rest_are_plain_blends() -> None:
     )  # bilinear sampling at the pixels themselves is exact to rounding
 
 
-def test_rendering_is_repeatable_and_each_row_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("elastic", [0.0, 0.1])
+def test_rendering_is_repeatable_and_each_row_is_its_own(elastic: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     pool = rng.integers(0, 256, (6, 12, 12, 1), dtype=np.uint8)
-    plan = draw_views(ViewsConfig(flip=True), 40, 6, rng)
+    plan = draw_views(ViewsConfig(flip=True, elastic_fraction=elastic), 40, 6, rng)
     whole = np.concatenate(list(render_views(pool, plan)))
     assert len(np.unique(whole.reshape(40, -1), axis=0)) == 40
     monkeypatch.setattr("distill_client.synthesis.views._BLOCK_VALUES", 7 * 144)
