@@ -1,8 +1,8 @@
 """Our method's settings, as a function of the pictures and the answers bought: what `distill init` writes.
 
-Two recipes, chosen on held-out agreement with a teacher (docs/results.md has what they give): of grey pictures for
-LeNet5 on Fashion-MNIST, of colour pictures for AlexNet-half on CIFAR-10. For other students they are a start.
-``configs/paper/fashion-mnist/ours*.toml`` and ``configs/paper/cifar10/ours*.toml`` are these very settings.
+Three recipes, chosen on held-out agreement with a teacher (docs/results.md has what they give): of grey pictures for
+LeNet5 on Fashion-MNIST, of written characters for LeNet5 on MNIST, of colour pictures for AlexNet-half on CIFAR-10.
+For other students they are a start. ``configs/paper/*/ours*.toml`` of these data sets are these very settings.
 """
 
 import math
@@ -53,12 +53,16 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
             amplification=EnsembleConfig(),
             training=_colour_training(answers),
         )
+    written = are_characters(classes)
     variations = AugmentationConfig(
-        rotate_degrees=5.0, shift_fraction=0.04, flip=flip, blended_fraction=BLENDED_FRACTION
+        rotate_degrees=10.0 if written else 5.0,
+        shift_fraction=0.08 if written else 0.04,
+        flip=flip,
+        blended_fraction=BLENDED_FRACTION,
     )
     if are_few(answers, pool_images):
         return Recipe(
-            views=ViewsConfig(least_share=1.0, flip=flip),
+            views=_views_of_characters(elastic_fraction=0.0) if written else ViewsConfig(least_share=1.0, flip=flip),
             augmentation="combination",
             pool_repeats=FEW_ANSWERS_POOL_REPEATS,
             variations=variations,
@@ -67,7 +71,7 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
             training=_training(answers, passes=30, images_least=1_500_000, learning_rate=5e-3),
         )
     return Recipe(
-        views=_mixed_views(flip=flip),
+        views=_views_of_characters(elastic_fraction=0.12) if written else _mixed_views(flip=flip),
         augmentation="mixup",
         pool_repeats=1,
         variations=variations,
@@ -91,6 +95,18 @@ def _mixed_views(*, flip: bool) -> ViewsConfig:
     """What is mixed is turned, shifted, scaled and sheared half as much as what is not, or less."""
     return ViewsConfig(
         least_share=0.5, rotate_degrees=4.0, shift_fraction=0.03, scale_fraction=0.06, shear=0.04, flip=flip
+    )
+
+
+def _views_of_characters(*, elastic_fraction: float) -> ViewsConfig:
+    """Not mixed, turned and sheared more than what stands straight, and bent as another hand would write it."""
+    return ViewsConfig(
+        least_share=1.0,
+        rotate_degrees=12.0,
+        shift_fraction=0.08,
+        scale_fraction=0.12,
+        shear=0.12,
+        elastic_fraction=elastic_fraction,
     )
 
 
@@ -124,6 +140,11 @@ def _training(
         decay="cosine",
         averaging_decay=AVERAGING_DECAY,
     )
+
+
+def are_characters(classes: Sequence[str]) -> bool:
+    """Whether every class is named by one character: digits and letters."""
+    return all(len(name.strip()) == 1 for name in classes)
 
 
 def may_face_either_way(classes: Sequence[str]) -> bool:

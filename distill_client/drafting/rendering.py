@@ -52,9 +52,14 @@ def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> lis
     answers, pool_images = experiment.budget_images, experiment.pool.images
     seen = training.batch_size * (training.steps or 0)
     made_of = "real images," if views.least_share == 1 else "MixUp of two real images, each"
+    ways = (
+        "turned, shifted, scaled, sheared and bent"
+        if views.elastic_fraction
+        else "turned, shifted, scaled and sheared"
+    )
     learnt = answers + (recipe.pool_repeats - 1) * pool_images
     return [
-        f"# Beside the pool: {made_of} turned, shifted, scaled and sheared at random.",
+        f"# Beside the pool: {made_of} {ways} at random.",
         "[synthesis]",
         'method = "mixed-views"',
         f"images = {answers - pool_images:_}",
@@ -65,6 +70,7 @@ def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> lis
         f"shift_fraction = {views.shift_fraction}",
         f"scale_fraction = {views.scale_fraction}",
         f"shear = {views.shear}",
+        f"elastic_fraction = {views.elastic_fraction}  # bent as another hand would write; 0 for what is not written",
         f"flip = {_value(views.flip)}  # true where things may face either way; false for digits, letters, signs",
         "",
         "[student]",

@@ -1,6 +1,7 @@
 """`distill init`: what it writes can be planned as it stands, and says why."""
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import pytest
 
 from distill_client.config import RunConfig, load_config
 from distill_client.errors import ConfigError
-from distill_client.recipe import Recipe, are_few, augmentation_for, may_face_either_way, recipe_for
+from distill_client.recipe import Recipe, are_characters, are_few, augmentation_for, may_face_either_way, recipe_for
 from tests.distill_client.cli.support import Served, distill, kinds_of_events, one_object
 from tests.shared.odd_pictures import write_good_pictures
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "paper"
 CLOTHES = ["T-shirt/top", "Ankle boot"]
+DIGITS = "0123456789"
 
 TEACHER_FILE = """
 kind = "huggingface"
@@ -43,7 +45,7 @@ def test_a_data_set_of_the_teachers_classes(served: Served, tmp_path: Path) -> N
     assert (config.pool.dataset, config.pool.images, config.pool.balanced) == ("digits", 200, True)
     assert (config.synthesis.method, config.synthesis.images) == ("mixed-views", 300)
     assert not config.synthesis.views.flip, "digits are not to be mirrored"
-    assert settings_of(config) == recipe_for(500, 200, "0123456789", colour=False)
+    assert settings_of(config) == recipe_for(500, 200, DIGITS, colour=False)
     assert config.student.network == "lenet5"
     assert config.student.augmentation == config.baselines.standard_kd_augmentation == "combination"
     assert (config.evaluation.dataset, config.baselines.student_alone) == ("digits", False)
@@ -134,6 +136,13 @@ def test_grey_pictures_are_learnt_as_was_measured_on_fashion_mnist(name: str) ->
     assert settings_of(config) == recipe_for(config.budget_images, config.pool.images, CLOTHES, colour=False)
 
 
+@pytest.mark.parametrize("name", ["ours-up-to-5-per-image", "ours"])
+def test_written_characters_are_learnt_as_was_measured_on_mnist(name: str) -> None:
+    config = load_config(CONFIGS / "mnist" / f"{name}.toml")
+    recipe = recipe_for(config.budget_images, config.pool.images, DIGITS, colour=False)
+    assert settings_of(config, DIGITS) == recipe
+
+
 @pytest.mark.parametrize("name", ["ours-up-to-20000", "ours"])
 def test_colour_pictures_are_learnt_as_was_measured_on_cifar_10(name: str) -> None:
     """But for steps that were rounded by hand."""
@@ -144,11 +153,11 @@ def test_colour_pictures_are_learnt_as_was_measured_on_cifar_10(name: str) -> No
     assert settings_of(config) == replace(recipe, training=same_steps)
 
 
-def settings_of(config: RunConfig) -> Recipe:
+def settings_of(config: RunConfig, classes: Sequence[str] = CLOTHES) -> Recipe:
     """What of a configuration a recipe has; bounds that its augmentation does not use are the recipe's too."""
     variations = config.augmentation
     if config.student.augmentation == "mixup":
-        unused = recipe_for(config.budget_images, config.pool.images, CLOTHES, colour=False).variations
+        unused = recipe_for(config.budget_images, config.pool.images, classes, colour=False).variations
         variations = unused.model_copy(update={"blended_fraction": variations.blended_fraction})
     return Recipe(
         views=config.synthesis.views,
@@ -172,8 +181,15 @@ def test_few_answers_are_not_mixed_and_are_turned_and_shifted_too(answers: int, 
     assert augmentation_for(answers, pool_images, colour=False) == recipe.augmentation
 
 
+def test_what_is_written() -> None:
+    assert are_characters(DIGITS)
+    assert are_characters(["A", "b "])
+    assert not are_characters(CLOTHES)
+    assert not are_characters(["0", "10"])
+
+
 def test_what_may_be_mirrored() -> None:
     assert may_face_either_way(["T-shirt/top", "Ankle boot"])
-    assert not may_face_either_way([str(digit) for digit in range(10)])
+    assert not may_face_either_way(DIGITS)
     assert not may_face_either_way(["left-hand", "right-hand"])
     assert may_face_either_way(["bright", "leftover"])
