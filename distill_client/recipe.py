@@ -86,9 +86,11 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
 def _colour_training(answers: int) -> TrainingConfig:
     if answers <= FEW_COLOUR_ANSWERS:
         return _training(answers, passes=100, images_least=3_000_000, learning_rate=2e-3)
-    return _training(
+    training = _training(
         answers, passes=50, images_least=2_000_000, learning_rate=0.02, optimiser="muon", weight_decay=0.2
     )
+    # Networks that have colours to look at have matrices large enough for units that multiply in bfloat16.
+    return training.model_copy(update={"precision": "bfloat16"})
 
 
 def _mixed_views(*, flip: bool) -> ViewsConfig:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tomli_w
 
-from distill_client.config import RunConfig
+from distill_client.config import RunConfig, TrainingConfig
 from distill_client.recipe import Recipe, augmentation_for, recipe_for
 from distill_client.teachers.protocol import Capabilities
 from shared.datasets import FOLDER_PREFIX
@@ -90,12 +90,20 @@ def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> lis
         f"warmup_steps = {training.warmup_steps}",
         f"decay = {_value(training.decay)}",
         f"averaging_decay = {training.averaging_decay}",
+        *_precision_lines(training),
         "",
         "[baselines]",
         "student_alone = false",
         "standard_kd = true  # the same network, taught by the answers to the pool alone; false saves its time",
         f"standard_kd_augmentation = {_value(augmentation_for(pool_images, pool_images, colour=colour))}",
     ]
+
+
+def _precision_lines(training: TrainingConfig) -> list[str]:
+    """How the network is computed, where that is not as exactly as can be."""
+    if training.precision == "float32":
+        return []
+    return [f"precision = {_value(training.precision)}  # float32 where the processor has no AMX, and no GPU is used"]
 
 
 def _amplification_lines(recipe: Recipe) -> list[str]:
