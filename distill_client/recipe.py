@@ -10,21 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distill_client.config import Augmentation, AugmentationConfig, EnsembleConfig, TrainingConfig, ViewsConfig
+from distill_client.config import Augmentation, AugmentationConfig, TrainingConfig, ViewsConfig
 
 BATCH_SIZE = 256
+LEARNING_RATE = 0.02
 WARMUP_STEPS = 200
 AVERAGING_DECAY = 0.999
 # Of each batch: blends of bought images, with interpolated answers.
 BLENDED_FRACTION = 0.5
 # Up to so many answers, and so many for each real image, are best bought for real images that are transformed but not
-# mixed, and the real ones learnt more often than those; a grey student and its ensemble's members turn, shift and
-# perhaps mirror all of them again. More answers are learnt as they are.
+# mixed, and the real ones learnt more often than those; a grey student turns, shifts and perhaps mirrors all of them
+# again. More answers are learnt as they are, for longer.
 FEW_ANSWERS = 10_000
 FEW_PER_REAL_IMAGE = 5
 FEW_ANSWERS_POOL_REPEATS = 3
-# Up to so many answers to colour pictures are learnt as their rows were measured: by Adam, with more steps.
-FEW_COLOUR_ANSWERS = 20_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,6 @@ class Recipe:
     augmentation: Augmentation
     pool_repeats: int
     variations: AugmentationConfig
-    amplification: EnsembleConfig
     training: TrainingConfig
 
 
@@ -50,8 +48,8 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
             variations=AugmentationConfig(
                 rotate_degrees=0, shift_fraction=0.1, flip=flip, blended_fraction=BLENDED_FRACTION
             ),
-            amplification=EnsembleConfig(),
-            training=_colour_training(answers),
+            # Networks that look at colours have matrices large enough for units that multiply in bfloat16.
+            training=_training(answers, passes=50, images_least=2_000_000, weight_decay=0.2, precision="bfloat16"),
         )
     written = are_characters(classes)
     variations = AugmentationConfig(
@@ -66,31 +64,15 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
             augmentation="combination",
             pool_repeats=FEW_ANSWERS_POOL_REPEATS,
             variations=variations,
-            # Students of the answers label blends that nobody asked about, for the last one.
-            amplification=EnsembleConfig(ensemble=3, blended_fraction=BLENDED_FRACTION),
-            training=_training(answers, passes=30, images_least=1_500_000, learning_rate=5e-3),
+            training=_training(answers, passes=30, images_least=1_500_000, weight_decay=0.5),
         )
     return Recipe(
         views=_views_of_characters(elastic_fraction=0.12) if written else _mixed_views(flip=flip),
         augmentation="mixup",
         pool_repeats=1,
         variations=variations,
-        amplification=EnsembleConfig(),
-        # A matrix that loses a part of itself in each step stays small, and what it computes smooth.
-        training=_training(
-            answers, passes=90, images_least=4_500_000, learning_rate=0.02, optimiser="muon", weight_decay=0.2
-        ),
+        training=_training(answers, passes=90, images_least=4_500_000, weight_decay=0.2),
     )
-
-
-def _colour_training(answers: int) -> TrainingConfig:
-    if answers <= FEW_COLOUR_ANSWERS:
-        return _training(answers, passes=100, images_least=3_000_000, learning_rate=2e-3)
-    training = _training(
-        answers, passes=50, images_least=2_000_000, learning_rate=0.02, optimiser="muon", weight_decay=0.2
-    )
-    # Networks that have colours to look at have matrices large enough for units that multiply in bfloat16.
-    return training.model_copy(update={"precision": "bfloat16"})
 
 
 def _mixed_views(*, flip: bool) -> ViewsConfig:
@@ -127,20 +109,24 @@ def _training(
     *,
     passes: int,
     images_least: int,
-    learning_rate: float,
-    optimiser: Literal["adam", "muon"] = "adam",
-    weight_decay: float = 0.0,
+    weight_decay: float,
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> TrainingConfig:
-    """Each answer is learnt ``passes`` times, and no training sees fewer than ``images_least`` images."""
+    """Each answer is learnt ``passes`` times, and no training sees fewer than ``images_least`` images.
+
+    A matrix that loses a part of itself in each step stays small, and what it computes smooth: the more so, the fewer
+    the answers.
+    """
     return TrainingConfig(
         batch_size=BATCH_SIZE,
         steps=math.ceil(max(images_least, passes * answers) / BATCH_SIZE),
-        optimiser=optimiser,
-        learning_rate=learning_rate,
+        optimiser="muon",
+        learning_rate=LEARNING_RATE,
         weight_decay=weight_decay,
         warmup_steps=WARMUP_STEPS,
         decay="cosine",
         averaging_decay=AVERAGING_DECAY,
+        precision=precision,
     )
 
 

@@ -20,13 +20,13 @@ class _Table(BaseModel):
 
 
 def measured_curves(sections: Sequence[Section]) -> str:
-    """The table's text. Only where more than one seed was run; of the pool alone, only what is learnt like ours."""
+    """The table's text. Only where more than one seed was run; of the pool alone, only what is varied like ours."""
     found: dict[tuple[str, ...], dict[int, Outcome]] = defaultdict(dict)
     for section in sections:
         for outcome in section.outcomes:
             case, config = outcome.experiment.case, outcome.experiment.config
             is_usual = case.pool == "balanced" and case.pool_dataset is None and not config.synthesis.has_second_pool
-            is_ours_or_buys = config.synthesis.images or config.amplification.ensemble
+            is_ours_or_buys = config.synthesis.images or config.student.augmentation != "none"
             if section.group.section == "case" or not is_usual or not is_ours_or_buys or not outcome.rows:
                 continue
             method = config.synthesis.method if config.synthesis.images else POOL_ALONE

@@ -78,7 +78,6 @@ def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> lis
         f"augmentation = {_value(recipe.augmentation)}  # unqueried",
         f"pool_repeats = {recipe.pool_repeats}  # times a real image is learnt for each of a made one",
         "",
-        *_amplification_lines(recipe),
         *_variation_lines(recipe),
         f"# {seen:,} images in all, so each that is made about {round(seen / learnt):,} times.",
         "[training]",
@@ -104,20 +103,6 @@ def _precision_lines(training: TrainingConfig) -> list[str]:
     if training.precision == "float32":
         return []
     return [f"precision = {_value(training.precision)}  # float32 where the processor has no AMX, and no GPU is used"]
-
-
-def _amplification_lines(recipe: Recipe) -> list[str]:
-    """The ensemble, where the recipe has one."""
-    if not recipe.amplification.ensemble:
-        return []
-    return [
-        "# So many students learn the answers first, and label blends for the last one. It costs no query, but as",
-        "# many trainings more; 0 saves their time.",
-        "[amplification]",
-        f"ensemble = {recipe.amplification.ensemble}",
-        f"blended_fraction = {recipe.amplification.blended_fraction}  # of each batch",
-        "",
-    ]
 
 
 def _variation_lines(recipe: Recipe) -> list[str]:

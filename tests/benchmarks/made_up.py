@@ -44,7 +44,7 @@ METHODS = {
     "ours": OURS,
     "ours-up-to-5000": FEW,
     "standard-kd": STANDARD_KD,
-    "standard-kd-tuned": STANDARD_KD.replace("-kd", "-kd-tuned") + "\n[amplification]\nensemble = 3\n",
+    "standard-kd-tuned": STANDARD_KD.replace("-kd", "-kd-tuned").replace('"none"', '"mixup"'),
     "two-pools": TWO_POOLS,
     "fs-bbt": OURS.replace("-ours", "-fs-bbt").replace("mixed-views", "fs-bbt"),
 }
