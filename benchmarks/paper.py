@@ -119,7 +119,7 @@ def _run(case: Case, manner: _Manner) -> bool:
 def _record(name: str, experiment: Experiment, manner: _Manner) -> None:
     """Make a claimed run and add its row. Raises Uncommitted, RunFailed and CaseError."""
     if not manner.dirty:
-        require_committed(present_tree())
+        require_committed(present_tree(experiment.file))
     print(f"{name}: begins", flush=True)
     row = run_experiment(experiment, runs=manner.runs, device=manner.device)
     append_row(row, manner.results)

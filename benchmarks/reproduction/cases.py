@@ -71,10 +71,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A case with its configuration. ``weights_sha256`` is the teacher's, None where its bundle is not made yet."""
+    """A case with its configuration, which the method's ``file`` and the case make.
+
+    ``weights_sha256`` is the teacher's, None where its bundle is not made yet.
+    """
 
     case: Case
     config: RunConfig
+    file: Path
     bundle: Path
     weights_sha256: str | None
 
@@ -109,7 +113,7 @@ def resolve(case: Case, *, configs: Path = CONFIGS, bundles: Path = BUNDLES) -> 
     bundle = bundles / config.teacher.name
     manifest = bundle / "teacher.toml"
     weights = tomllib.loads(manifest.read_text())["weights"]["sha256"] if manifest.exists() else None
-    return Experiment(case, config, bundle, weights)
+    return Experiment(case, config, path, bundle, weights)
 
 
 def require_teacher(experiment: Experiment) -> None:

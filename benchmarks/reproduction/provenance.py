@@ -14,34 +14,35 @@ THREADS = 1  # of the client and of the server: networks this small gain nothing
 
 
 class Uncommitted(Exception):
-    """Tracked files differ from the commit, so that it does not say what would run."""
+    """The commit does not say what would run."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The project's commit, "unknown" outside of git; ``dirty`` where tracked files differ from it."""
+    """The project's commit, "unknown" outside of git; ``dirty`` where what runs differs from it."""
 
     commit: str
     dirty: bool
 
 
-def present_tree(project: Path = PROJECT) -> Tree:
-    """The project's files as they are now."""
+def present_tree(method: Path | None = None, project: Path = PROJECT) -> Tree:
+    """The project's files as they are now; dirty too where the file of the ``method`` is none of the commit's."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--untracked-files=no")
-    return Tree(commit=git("rev-parse", "HEAD") or "unknown", dirty=bool(changed))
+    is_tracked = method is None or bool(git("ls-files", "--", str(method)))
+    return Tree(commit=git("rev-parse", "HEAD") or "unknown", dirty=bool(changed) or not is_tracked)
 
 
 def require_committed(tree: Tree) -> None:
-    """Raise Uncommitted for a tree with changes."""
+    """Raise Uncommitted for a tree with changes, or of a method that it lacks."""
     if tree.dirty:
         raise Uncommitted(
-            f"{PROJECT} has changes that are not in commit {tree.commit[:7]}, so a row could not say what it is of; "
-            "commit them, or run in a clone, or give --dirty: the tables then mark the row"
+            f"{PROJECT}, or the method's file, is not as commit {tree.commit[:7]} has it, so a row could not say "
+            "what it is of; commit them, or run in a clone, or give --dirty: the tables then mark the row"
         )
 
 

@@ -78,7 +78,7 @@ def _run_in(folder: Path, experiment: Experiment, device: str) -> Row:
     write_durably(config, tomli_w.dumps(content).encode())
     budget = _planned(config, experiment)
 
-    began_with = present_tree()
+    began_with = present_tree(experiment.file)
     run_dir, resumed = folder / "run", (folder / "run").exists()
     with serving(experiment.bundle, f"sqlite:///{folder / 'ledger.sqlite'}", folder / "server.log") as url:
         environment["DISTILL_API_KEY"] = _key(folder, experiment.case.disclosure, budget)

@@ -98,7 +98,7 @@ def doubles(monkeypatch: pytest.MonkeyPatch) -> Doubles:
         monkeypatch.setattr(running, name, getattr(double, name))
     monkeypatch.setattr(running, "serving", serving)
     for module in (paper, running):
-        monkeypatch.setattr(module, "present_tree", lambda: double.tree)
+        monkeypatch.setattr(module, "present_tree", lambda *_: double.tree)
     return double
 
 
@@ -220,7 +220,9 @@ def test_a_folder_left_by_a_kill_after_its_row_is_discarded_too(places: dict[str
 
 def test_what_is_not_committed_is_not_run_unless_asked_for(places: dict[str, Path], doubles: Doubles) -> None:
     doubles.tree = Tree("c0ffee0", dirty=True)
-    with pytest.raises(SystemExit, match="not in commit c0ffee0, so a row could not say what it is of; commit"):
+    with pytest.raises(
+        SystemExit, match="not as commit c0ffee0 has it, so a row could not say what it is of; commit"
+    ):
         once(places)
     assert doubles.asked == []
     once(places, dirty=True)
