@@ -23,21 +23,27 @@ def open_sqlite(file: Path, *, lock_timeout_s: float) -> Backend:
         file.touch(mode=0o600)  # an empty file is an empty database
     except OSError as error:
         raise OperatorError(f"ledger is {file}, which cannot be written: {error.strerror}") from error
-    engine = create_engine(
-        make_url("sqlite://").set(database=str(file)),
-        hide_parameters=True,  # of statements in errors, which go to the log
-        connect_args={"timeout": lock_timeout_s, "check_same_thread": False},
-    )
-    event.listen(engine, "connect", lambda connection, _: _configure(connection, lock_timeout_s))
-    event.listen(engine, "begin", _begin)
     opened = _file_id(file)
 
     def require_there() -> None:
-        # A file that was taken away can still be written through the connections that have it open, and SQLite
-        # makes a new one for the next connection; what is charged there is charged nowhere.
+        # A file that was taken away can still be written through the connections that have it open; what is charged
+        # there is charged nowhere.
         if _file_id(file) != opened:
             raise FileNotFoundError(f"{file} is not the file that was opened")
 
+    def configure(connection: Any, _: object) -> None:
+        _configure(connection, lock_timeout_s)
+        require_there()  # a connection to another file, put in its place just now, would be kept and used
+
+    # mode=rw: the file is made above and nowhere else. A connection that is opened just after it was taken away would
+    # otherwise make a new one in its place, although require_there had found it there.
+    engine = create_engine(
+        make_url("sqlite://").set(database=file.absolute().as_uri(), query={"mode": "rw", "uri": "true"}),
+        hide_parameters=True,  # of statements in errors, which go to the log
+        connect_args={"timeout": lock_timeout_s, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", configure)
+    event.listen(engine, "begin", _begin)
     return Backend(
         reading=engine,
         writing=engine.execution_options(begin="IMMEDIATE"),

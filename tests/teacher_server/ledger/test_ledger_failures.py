@@ -1,15 +1,19 @@
 """A ledger that cannot be used: every failure is `ledger_unavailable`, and nothing of it stays."""
 
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from shared.wire.error_codes import ERROR_KINDS, ErrorCode
 from teacher_server.errors import OperatorError, Refusal
 from teacher_server.ledger.databases.database import Database
+from teacher_server.ledger.databases.sqlite import open_sqlite
 from teacher_server.ledger.keys.issuing import Key, create_key, grant_images, list_keys
 from teacher_server.ledger.ledger import Ledger
 from teacher_server.ledger.lifecycle.opening import open_database
@@ -146,6 +150,29 @@ def test_a_file_taken_away_is_noticed_and_not_made_anew(impatient: Database, led
     ledger.check_writable()
     charge(ledger, key, "a", 1)
     require_sound(impatient)
+
+
+@pytest.mark.parametrize("name", ["ledger.db", "a ledger? 50% off#1;x=é.db"])
+def test_a_connection_is_to_the_file_that_was_opened(tmp_path: Path, name: str) -> None:
+    """Also one that is made after a look found the file there, which is then taken away: it makes no other."""
+    file = tmp_path / name
+    engine = open_sqlite(file, lock_timeout_s=0.05).writing
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE kept (number INTEGER)")
+    assert file.stat().st_size > 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    engine.dispose()
+    file.rename(tmp_path / "aside.db")
+    with pytest.raises(OperationalError, match="unable to open"):
+        engine.connect()
+    assert not file.exists()
+    file.touch()
+    with pytest.raises(FileNotFoundError, match="not the file that was opened"):
+        engine.connect()
+    (tmp_path / "aside.db").rename(file)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM kept").scalar_one() == 0
+    engine.dispose()
 
 
 def test_pages_that_are_garbage(ledger_url: str) -> None:
