@@ -67,7 +67,7 @@ def prepare_lessons(
     if loss.name == "labels":
         shift_k = _prior_shift(config, bought, learnt_n, in_pool, classes)
         lessons[STUDENT] = replace(lessons[STUDENT], prior_shift_k=shift_k)
-    lessons[STUDENT] = replace(lessons[STUDENT], amplification=_ensemble(config, loss))
+    lessons[STUDENT] = replace(lessons[STUDENT], amplification=_ensemble(config, loss), real_n=in_pool[learnt_n])
     if config.baselines.standard_kd:
         lessons[STANDARD_KD] = answered(pool_n, config.baselines.standard_kd_augmentation)
     if config.baselines.student_alone and pool.truth_n is not None:

@@ -105,6 +105,9 @@ class AugmentationConfig(Section):
     rotate_degrees: float = Field(10.0, ge=0, le=180)
     shift_fraction: float = Field(0.1, ge=0, le=0.5)
     flip: bool = False
+    real_alone: bool = Field(
+        False, description="only real images, before they are blended; made ones stay as answered"
+    )
     blended_fraction: Fraction = Field(1.0, description="of each batch, where blends are made; the rest stay whole")
 
 

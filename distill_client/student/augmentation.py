@@ -32,11 +32,22 @@ def augment(
     images_nchw: torch.Tensor,
     targets: Targets,
     generator: torch.Generator,
+    real_n: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Targets]:
-    """Vary float images_nchw and their targets; "combination" blends first and transforms then, as published."""
-    if mode in ("mixup", "combination"):
+    """Vary float images_nchw and their targets; "combination" blends first and transforms then, as published.
+
+    With ``bounds.real_alone`` only the images of ``real_n`` (bool) are transformed, all of them without it, and then
+    blended: a made image was transformed before it was bought, and its answer is for the very pixels.
+    """
+    blends, turns = mode in ("mixup", "combination"), mode in ("geometric", "combination")
+    if turns and bounds.real_alone:
+        turned_nchw = transform_geometrically(images_nchw, bounds, generator)
+        images_nchw = (
+            turned_nchw if real_n is None else torch.where(real_n[:, None, None, None], turned_nchw, images_nchw)
+        )
+    if blends:
         images_nchw, targets = mix_within_batch(images_nchw, targets, generator, bounds.blended_fraction)
-    if mode in ("geometric", "combination"):
+    if turns and not bounds.real_alone:
         images_nchw = transform_geometrically(images_nchw, bounds, generator)
     return images_nchw, targets
 

@@ -21,7 +21,8 @@ class Lessons:
 
     ``rows_n`` (int64) says which of the images are taught, all of them without it; the images may be mapped from a
     file and are not copied. A row of targets sums to one: the teacher's answer, or a one-hot label; classes that are
-    NaN share what the row lacks of one. The images are the very bytes it answered.
+    NaN share what the row lacks of one. The images are the very bytes it answered; ``real_n`` (bool) says which of
+    the lessons are of real images, all of them without it.
 
     ``prior_shift_k`` is added to the logits in training, and only there: by how much the log-frequency of each class
     among the answers differs from what the student shall believe in. ``amplification`` is there where an ensemble is
@@ -33,6 +34,7 @@ class Lessons:
     augmentation: Augmentation = "none"
     bounds: AugmentationConfig = field(default_factory=AugmentationConfig)
     rows_n: NDArray[np.int64] | None = None
+    real_n: NDArray[np.bool_] | None = None
     prior_shift_k: NDArray[np.float32] | None = None
     amplification: EnsembleConfig | None = None
     ensemble: Ensemble | None = None
@@ -63,6 +65,7 @@ class LessonImages:
     def __init__(self, lessons: Lessons, device: torch.device) -> None:
         self._lessons = lessons
         self._device = device
+        self._real_n = None if lessons.real_n is None else torch.from_numpy(lessons.real_n).to(device)
         self._resident: torch.Tensor | None = None
         size = len(lessons) * lessons.images_nhwc[0].nbytes
         if device.type != "cpu" and size <= DEVICE_BYTES_MAX:
@@ -75,3 +78,7 @@ class LessonImages:
         else:
             chosen = torch.from_numpy(self._lessons.gather(lessons_n.cpu().numpy())).to(self._device)
         return chosen.permute(0, 3, 1, 2).float().div_(255)
+
+    def are_real(self, lessons_n: torch.Tensor) -> torch.Tensor | None:
+        """Which of the lessons with these numbers are of real images (bool, on the device); None where all are."""
+        return None if self._real_n is None else self._real_n.index_select(0, lessons_n)

@@ -119,7 +119,7 @@ def _train_in_steps(
         if position == 0:
             state.order = _shuffles(len(lessons), members, generator).to(device)
         rows = state.order[position * batch_size : (position + 1) * batch_size].flatten()
-        batch, answers = _vary(lessons, images.batch(rows), targets[rows], shift_k, generator)
+        batch, answers = _vary(lessons, images.batch(rows), targets[rows], images.are_real(rows), shift_k, generator)
         learning_rate = learning_rate_at(config, state.step, total)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate
@@ -162,10 +162,15 @@ def _shuffles(images: int, members: int, generator: torch.Generator) -> torch.Te
 
 
 def _vary(
-    lessons: Lessons, images_nchw: torch.Tensor, targets: Targets, shift_k: torch.Tensor, generator: torch.Generator
+    lessons: Lessons,
+    images_nchw: torch.Tensor,
+    targets: Targets,
+    real_n: torch.Tensor | None,
+    shift_k: torch.Tensor,
+    generator: torch.Generator,
 ) -> tuple[torch.Tensor, Targets]:
     """A batch as it is trained on: varied as the lessons say, and then as their ensemble teaches it."""
-    images_nchw, targets = augment(lessons.augmentation, lessons.bounds, images_nchw, targets, generator)
+    images_nchw, targets = augment(lessons.augmentation, lessons.bounds, images_nchw, targets, generator, real_n)
     if lessons.ensemble is not None:
         images_nchw, targets = lessons.ensemble.teach(images_nchw, targets, shift_k, generator)
     return images_nchw, targets
@@ -179,6 +184,7 @@ def _fingerprint(network: nn.Module, lessons: Lessons, config: TrainingConfig, g
         lessons.image_bytes(),
         np.ascontiguousarray(lessons.targets_nk).tobytes(),
         str(generator.initial_seed()),
+        b"" if lessons.real_n is None else lessons.real_n.tobytes(),
         b"" if shift_k is None else shift_k.tobytes(),
         "" if ensemble is None else ensemble.config.model_dump_json(),
         b"" if ensemble is None else ensemble.weights(),

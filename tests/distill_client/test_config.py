@@ -87,6 +87,7 @@ def test_the_least_that_must_be_said(tmp_path: Path) -> None:
         ("augmentation__rotate_degrees", [0, 180], [-1, 181]),
         ("augmentation__shift_fraction", [0, 0.5], [-0.1, 0.6]),
         ("augmentation__flip", [True], ["left"]),
+        ("augmentation__real_alone", [True], ["made"]),
         ("baselines__student_alone", [False], ["x"]),
         ("baselines__standard_kd_augmentation", ["none"], ["x"]),
         ("evaluation__held_out_fraction", [0, 0.49], [0.5, -0.1]),

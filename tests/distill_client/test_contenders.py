@@ -93,7 +93,11 @@ def test_the_students_real_images_come_as_often_as_is_set_each_with_its_answer(d
     assert np.array_equal(taught(repeated[STUDENT]), np.concatenate([real, real, real, made]))
     targets_nk, real_nk = plain[STUDENT].targets_nk, plain[STUDENT].targets_nk[: len(real)]
     assert np.array_equal(repeated[STUDENT].targets_nk, np.concatenate([real_nk, real_nk, targets_nk]))
+    real_n = repeated[STUDENT].real_n
+    assert real_n is not None
+    assert np.array_equal(real_n, np.arange(len(targets_nk) + 2 * len(real)) < 3 * len(real))
     for baseline in (STANDARD_KD, STUDENT_ALONE):
+        assert repeated[baseline].real_n is None, "all of them"
         assert np.array_equal(taught(repeated[baseline]), taught(plain[baseline]))
     if disclosure == "label":
         labels, in_pool = repeated[STUDENT].targets_nk.argmax(axis=1), np.arange(len(targets_nk) + 2 * len(real))

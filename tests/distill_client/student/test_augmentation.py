@@ -64,6 +64,35 @@ def test_of_a_fraction_the_rest_is_learnt_as_it_was_answered(mode: Augmentation)
     assert torch.equal(whole[1].named_nk[:12], taught.named_nk[:12]), "the same blends are drawn"
 
 
+@pytest.mark.parametrize("mode", ["geometric", "combination"])
+def test_made_images_stay_as_they_were_answered(mode: Augmentation) -> None:
+    """Where real images alone are turned, a made one is itself, or blended with what was turned before."""
+    images, targets = batch(40)
+    real_n = torch.arange(40) % 2 == 0
+    bounds = AugmentationConfig(rotate_degrees=90, shift_fraction=0.2, blended_fraction=0.5, real_alone=True)
+    varied, taught = augment(mode, bounds, images, Targets(targets), torch_generator(1, "x"), real_n)
+    turned = transform_geometrically(images, bounds, torch_generator(1, "x"))
+    whole = slice(20 if mode == "combination" else 0, None)
+    assert torch.equal(varied[whole][~real_n[whole]], images[whole][~real_n[whole]])
+    assert torch.allclose(varied[whole][real_n[whole]], turned[whole][real_n[whole]])
+    assert torch.equal(taught.named_nk[whole], targets[whole])
+    if mode == "combination":
+        # Blended afterwards: where one real and one made image meet, what is blended was turned in the one alone.
+        generator = torch_generator(1, "x")
+        transform_geometrically(images, bounds, generator)
+        sources = torch.where(real_n[:, None, None, None], turned, images)
+        blends, answers = mix_within_batch(sources, Targets(targets), generator, 0.5)
+        assert torch.allclose(varied, blends)
+        assert torch.equal(taught.named_nk, answers.named_nk)
+
+
+def test_all_images_are_turned_where_nobody_says_which_are_real() -> None:
+    images, targets = batch()
+    alone = AugmentationConfig(real_alone=True)
+    varied, _ = augment("geometric", alone, images, Targets(targets), torch_generator(1, "x"))
+    assert torch.equal(varied, transform_geometrically(images, alone, torch_generator(1, "x")))
+
+
 def test_blends_are_added_to_or_taken_from_whatever_else_is_done() -> None:
     modes: list[Augmentation] = ["none", "geometric", "mixup", "combination"]
     assert [with_blends(mode) for mode in modes] == ["mixup", "combination", "mixup", "combination"]

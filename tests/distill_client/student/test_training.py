@@ -182,6 +182,29 @@ def test_every_epoch_uses_each_image_at_most_once_and_batches_stay_whole() -> No
     assert epochs[0] != epochs[1]
 
 
+def test_made_images_are_learnt_as_they_were_answered_where_real_ones_alone_are_turned() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
+            seen.append((images_nchw[:, 0] * 255).flatten(1))
+            return images_nchw[:, 0, 0, :2] * self.scale
+
+    images = np.zeros((60, 4, 4, 1), np.uint8) + np.arange(1, 61, dtype=np.uint8)[:, None, None, None]
+    bounds, real_n = AugmentationConfig(shift_fraction=0.5, real_alone=True), np.arange(60) < 30
+    taught = Lessons(images, np.full((60, 2), 0.5, np.float32), "geometric", bounds, real_n=real_n)
+    train_student(Spy(), taught, TrainingConfig(batch_size=60, epochs=2), torch_generator(1, "x"))
+    for rows in seen:
+        whole = rows[(rows > 0.5).all(dim=1) & (rows.std(dim=1) < 1e-3)]  # nothing black came in
+        level = whole[:, 0].round().int()
+        assert set(range(31, 61)) <= set(level.tolist()), "each made image, whole"
+        assert len(whole) < 45, "most real ones moved"
+
+
 def test_length_of_a_schedule() -> None:
     assert total_steps(TrainingConfig(steps=77), 5) == 77
     assert total_steps(TrainingConfig(epochs=50, batch_size=64), 50_000) == 50 * 781
