@@ -19,11 +19,11 @@ AVERAGING_DECAY = 0.999
 # Of each batch: blends of bought images, with interpolated answers.
 BLENDED_FRACTION = 0.5
 # Up to so many answers, and so many for each real image, are best bought for real images that are transformed but not
-# mixed, and the real ones learnt more often than those; a grey student turns, shifts and perhaps mirrors all of them
-# again. More answers are learnt as they are, for longer.
+# mixed. The real ones are learnt much more often than those, and a student turns, shifts and perhaps mirrors them
+# alone: an answer that was bought for a transformed image is for its very pixels. More are all learnt as they are.
 FEW_ANSWERS = 10_000
 FEW_PER_REAL_IMAGE = 5
-FEW_ANSWERS_POOL_REPEATS = 3
+FEW_ANSWERS_POOL_REPEATS = 8
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
             training=_training(answers, passes=50, images_least=2_000_000, weight_decay=0.2, precision="bfloat16"),
         )
     written = are_characters(classes)
+    few = are_few(answers, pool_images)
     variations = AugmentationConfig(
         rotate_degrees=10.0 if written else 5.0,
         shift_fraction=0.08 if written else 0.04,
         flip=flip,
+        real_alone=few,
         blended_fraction=BLENDED_FRACTION,
     )
-    if are_few(answers, pool_images):
+    if few:
         return Recipe(
             views=_views_of_characters(elastic_fraction=0.0) if written else ViewsConfig(least_share=1.0, flip=flip),
             augmentation="combination",

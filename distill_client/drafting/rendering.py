@@ -115,6 +115,8 @@ def _variation_lines(recipe: Recipe) -> list[str]:
             f"shift_fraction = {bounds.shift_fraction}",
             f"flip = {_value(bounds.flip)}",
         ]
+    if bounds.real_alone:
+        lines.append("real_alone = true  # the real images alone; made ones stay as the teacher saw them")
     return [*lines, f"blended_fraction = {bounds.blended_fraction}  # of each batch, with interpolated answers", ""]
 
 

@@ -178,8 +178,8 @@ def settings_of(config: RunConfig, classes: Sequence[str] = CLOTHES) -> Recipe:
 def test_few_answers_are_not_mixed_and_are_turned_and_shifted_too(answers: int, pool_images: int, few: bool) -> None:
     assert are_few(answers, pool_images) == few
     recipe = recipe_for(answers, pool_images, CLOTHES, colour=False)
-    learnt = recipe.views.least_share, recipe.augmentation, recipe.pool_repeats
-    assert learnt == ((1.0, "combination", 3) if few else (0.5, "mixup", 1))
+    learnt = recipe.views.least_share, recipe.augmentation, recipe.pool_repeats, recipe.variations.real_alone
+    assert learnt == ((1.0, "combination", 8, True) if few else (0.5, "mixup", 1, False))
     assert augmentation_for(answers, pool_images, colour=False) == recipe.augmentation
 
 
