@@ -21,8 +21,8 @@ BLENDED_FRACTION = 0.5
 # Up to so many answers, and so many for each real image, are best bought for real images that are transformed but not
 # mixed. The real ones are learnt much more often than those, and a student turns, shifts and perhaps mirrors them
 # alone: an answer that was bought for a transformed image is for its very pixels. More are all learnt as they are.
-FEW_ANSWERS = 10_000
-FEW_PER_REAL_IMAGE = 5
+FEW_ANSWERS = 20_000
+FEW_PER_REAL_IMAGE = 10
 FEW_ANSWERS_POOL_REPEATS = 8
 
 

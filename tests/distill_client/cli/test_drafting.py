@@ -130,13 +130,13 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["ours-up-to-5-per-image", "ours"])
+@pytest.mark.parametrize("name", ["ours-up-to-10-per-image", "ours"])
 def test_grey_pictures_are_learnt_as_was_measured_on_fashion_mnist(name: str) -> None:
     config = load_config(CONFIGS / "fashion-mnist" / f"{name}.toml")
     assert settings_of(config) == recipe_for(config.budget_images, config.pool.images, CLOTHES, colour=False)
 
 
-@pytest.mark.parametrize("name", ["ours-up-to-5-per-image", "ours"])
+@pytest.mark.parametrize("name", ["ours-up-to-10-per-image", "ours"])
 def test_written_characters_are_learnt_as_was_measured_on_mnist(name: str) -> None:
     config = load_config(CONFIGS / "mnist" / f"{name}.toml")
     recipe = recipe_for(config.budget_images, config.pool.images, DIGITS, colour=False)
@@ -173,7 +173,7 @@ def settings_of(config: RunConfig, classes: Sequence[str] = CLOTHES) -> Recipe:
 
 @pytest.mark.parametrize(
     ("answers", "pool_images", "few"),
-    [(10_000, 2_000, True), (10_001, 2_000, False), (10_001, 10_000, False), (2_500, 500, True), (2_501, 500, False)],
+    [(20_000, 2_000, True), (20_001, 2_000, False), (20_001, 10_000, False), (5_000, 500, True), (5_001, 500, False)],
 )
 def test_few_answers_are_not_mixed_and_are_turned_and_shifted_too(answers: int, pool_images: int, few: bool) -> None:
     assert are_few(answers, pool_images) == few
