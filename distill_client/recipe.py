@@ -24,6 +24,8 @@ BLENDED_FRACTION = 0.5
 FEW_ANSWERS = 20_000
 FEW_PER_REAL_IMAGE = 10
 FEW_ANSWERS_POOL_REPEATS = 8
+# Of what is written as many as there may be are learnt so, the real ones less often.
+CHARACTERS_POOL_REPEATS = 4
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
         rotate_degrees=10.0 if written else 5.0,
         shift_fraction=0.08 if written else 0.04,
         flip=flip,
-        real_alone=few,
+        real_alone=few or written,
         blended_fraction=BLENDED_FRACTION,
     )
     if few:
@@ -70,8 +72,8 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
         )
     return Recipe(
         views=_views_of_characters(elastic_fraction=0.12) if written else _mixed_views(flip=flip),
-        augmentation="mixup",
-        pool_repeats=1,
+        augmentation="combination" if written else "mixup",
+        pool_repeats=CHARACTERS_POOL_REPEATS if written else 1,
         variations=variations,
         training=_training(answers, passes=90, images_least=4_500_000, weight_decay=0.2),
     )

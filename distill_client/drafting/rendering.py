@@ -111,7 +111,7 @@ def _variation_lines(recipe: Recipe) -> list[str]:
     lines = ["[augmentation]"]
     if recipe.augmentation == "combination":
         lines += [
-            f"rotate_degrees = {bounds.rotate_degrees}  # what is bought, at no query",
+            f"rotate_degrees = {bounds.rotate_degrees}  # in training, at no query",
             f"shift_fraction = {bounds.shift_fraction}",
             f"flip = {_value(bounds.flip)}",
         ]
