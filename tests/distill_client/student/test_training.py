@@ -161,21 +161,25 @@ def test_the_averaged_weights_are_those_of_every_step_and_young_ones_forget_fast
         assert torch.allclose(mean, weight, rtol=0, atol=1e-6)
 
 
+class Spy(nn.Module):
+    """A network that remembers what it was shown: levels 0 to 255, a row of pixels for each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
+        self.seen.append((images_nchw[:, 0] * 255).flatten(1))
+        return images_nchw[:, 0, 0, :2] * self.scale
+
+
 def test_every_epoch_uses_each_image_at_most_once_and_batches_stay_whole() -> None:
-    seen: list[torch.Tensor] = []
-
-    class Spy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
-            seen.append((images_nchw[:, 0, 0, 0] * 255).round().int())
-            return images_nchw[:, 0, 0, :2] * self.scale
-
+    spy = Spy()
     images = np.zeros((70, 4, 4, 1), np.uint8) + np.arange(70, dtype=np.uint8)[:, None, None, None]
     config = TrainingConfig(batch_size=32, epochs=3)
-    train_student(Spy(), Lessons(images, np.full((70, 2), 0.5, np.float32)), config, torch_generator(1, "x"))
+    train_student(spy, Lessons(images, np.full((70, 2), 0.5, np.float32)), config, torch_generator(1, "x"))
+    seen = [rows[:, 0].round().int() for rows in spy.seen]
     assert [len(rows) for rows in seen] == [32] * 6
     epochs = [sorted(torch.cat(seen[i : i + 2]).tolist()) for i in (0, 2, 4)]
     assert all(len(set(epoch)) == 64 for epoch in epochs)
@@ -183,22 +187,12 @@ def test_every_epoch_uses_each_image_at_most_once_and_batches_stay_whole() -> No
 
 
 def test_made_images_are_learnt_as_they_were_answered_where_real_ones_alone_are_turned() -> None:
-    seen: list[torch.Tensor] = []
-
-    class Spy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, images_nchw: torch.Tensor) -> torch.Tensor:
-            seen.append((images_nchw[:, 0] * 255).flatten(1))
-            return images_nchw[:, 0, 0, :2] * self.scale
-
+    spy = Spy()
     images = np.zeros((60, 4, 4, 1), np.uint8) + np.arange(1, 61, dtype=np.uint8)[:, None, None, None]
     bounds, real_n = AugmentationConfig(shift_fraction=0.5, real_alone=True), np.arange(60) < 30
     taught = Lessons(images, np.full((60, 2), 0.5, np.float32), "geometric", bounds, real_n=real_n)
-    train_student(Spy(), taught, TrainingConfig(batch_size=60, epochs=2), torch_generator(1, "x"))
-    for rows in seen:
+    train_student(spy, taught, TrainingConfig(batch_size=60, epochs=2), torch_generator(1, "x"))
+    for rows in spy.seen:
         whole = rows[(rows > 0.5).all(dim=1) & (rows.std(dim=1) < 1e-3)]  # nothing black came in
         level = whole[:, 0].round().int()
         assert set(range(31, 61)) <= set(level.tolist()), "each made image, whole"
