@@ -98,11 +98,6 @@ def _views_of_characters(*, elastic_fraction: float) -> ViewsConfig:
     )
 
 
-def augmentation_for(answers: int, pool_images: int, *, colour: bool) -> Augmentation:
-    """How so many answered images are varied in training, at no query."""
-    return "combination" if colour or are_few(answers, pool_images) else "mixup"
-
-
 def are_few(answers: int, pool_images: int) -> bool:
     """Whether so many answers, the pool's included, are too few beside the real images to be spent on mixing them."""
     return answers <= min(FEW_ANSWERS, FEW_PER_REAL_IMAGE * pool_images)

@@ -6,7 +6,7 @@ from pathlib import Path
 import tomli_w
 
 from distill_client.config import RunConfig, TrainingConfig
-from distill_client.recipe import Recipe, augmentation_for, recipe_for
+from distill_client.recipe import Recipe, recipe_for
 from distill_client.teachers.protocol import Capabilities
 from shared.datasets import FOLDER_PREFIX
 
@@ -19,8 +19,7 @@ def render(experiment: RunConfig, out: Path, card: Capabilities, target: str, us
     Of ``experiment`` the name, the budget, the pool, the student's network and the evaluation are taken.
     """
     file, answers, network = _flat(out.name), experiment.budget_images, experiment.student.network
-    colour = card.input.channels == 3
-    recipe = recipe_for(answers, experiment.pool.images, card.classes, colour=colour)
+    recipe = recipe_for(answers, experiment.pool.images, card.classes, colour=card.input.channels == 3)
     lines = [
         f"# {experiment.pool.images:,} real images, {answers:,} answers in all; the student is {network}.",
         "# Written by `distill init`; docs/client.md explains every key.",
@@ -38,7 +37,7 @@ def render(experiment: RunConfig, out: Path, card: Capabilities, target: str, us
         "[pool]",
         *_pool_lines(experiment, out, usable),
         "",
-        *_method_lines(experiment, recipe, colour=colour),
+        *_method_lines(experiment, recipe),
         "",
         "[evaluation]",
         *_evaluation_lines(experiment, out),
@@ -46,7 +45,7 @@ def render(experiment: RunConfig, out: Path, card: Capabilities, target: str, us
     return "\n".join(lines) + "\n"
 
 
-def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> list[str]:
+def _method_lines(experiment: RunConfig, recipe: Recipe) -> list[str]:
     """What is bought beside the pool, and how the student learns."""
     training, views = recipe.training, recipe.views
     answers, pool_images = experiment.budget_images, experiment.pool.images
@@ -94,7 +93,7 @@ def _method_lines(experiment: RunConfig, recipe: Recipe, *, colour: bool) -> lis
         "[baselines]",
         "student_alone = false",
         "standard_kd = true  # the same network, taught by the answers to the pool alone; false saves its time",
-        f"standard_kd_augmentation = {_value(augmentation_for(pool_images, pool_images, colour=colour))}",
+        'standard_kd_augmentation = "combination"  # blended, turned, shifted and perhaps mirrored',
     ]
 
 
@@ -106,15 +105,14 @@ def _precision_lines(training: TrainingConfig) -> list[str]:
 
 
 def _variation_lines(recipe: Recipe) -> list[str]:
-    """How bought images are varied, at no query."""
+    """How images are varied in training, at no query: the baseline turns its own where the student turns none."""
     bounds = recipe.variations
-    lines = ["[augmentation]"]
-    if recipe.augmentation == "combination":
-        lines += [
-            f"rotate_degrees = {bounds.rotate_degrees}  # in training, at no query",
-            f"shift_fraction = {bounds.shift_fraction}",
-            f"flip = {_value(bounds.flip)}",
-        ]
+    lines = [
+        "[augmentation]",
+        f"rotate_degrees = {bounds.rotate_degrees}  # in training, at no query",
+        f"shift_fraction = {bounds.shift_fraction}",
+        f"flip = {_value(bounds.flip)}",
+    ]
     if bounds.real_alone:
         lines.append("real_alone = true  # the real images alone; made ones stay as the teacher saw them")
     return [*lines, f"blended_fraction = {bounds.blended_fraction}  # of each batch, with interpolated answers", ""]

@@ -10,7 +10,7 @@ import pytest
 
 from distill_client.config import RunConfig, load_config
 from distill_client.errors import ConfigError
-from distill_client.recipe import Recipe, are_characters, are_few, augmentation_for, may_face_either_way, recipe_for
+from distill_client.recipe import Recipe, are_characters, are_few, may_face_either_way, recipe_for
 from tests.distill_client.cli.support import Served, distill, kinds_of_events, one_object
 from tests.shared.odd_pictures import write_good_pictures
 
@@ -77,6 +77,16 @@ def test_a_data_set_of_other_classes_is_used_without_its_labels(served: Served, 
     config = load_config(tmp_path / "other.toml")
     assert (config.pool.labels, config.pool.images, config.evaluation.dataset) == ("ignore", 1_347, None)
     assert one_object(distill("plan", tmp_path / "other.toml", "--json"))["total"] == 3_000
+
+
+def test_the_baseline_is_turned_as_measured_where_the_student_turns_nothing(tmp_path: Path) -> None:
+    (tmp_path / "grey.toml").write_text(TEACHER_FILE.replace("32x32x3", "28x28x1"))
+    words = ("--pool", "digits", "--teacher", tmp_path / "grey.toml", "--pool-images", 200)
+    init(tmp_path / "many.toml", *words, "--answers", 2_001)
+    config = load_config(tmp_path / "many.toml")
+    assert (config.student.augmentation, config.baselines.standard_kd_augmentation) == ("mixup", "combination")
+    few = recipe_for(200, 200, ["left shoe", "right shoe", "hat"], colour=False).variations
+    assert config.augmentation == few.model_copy(update={"real_alone": False})
 
 
 def test_a_teacher_that_a_file_describes_and_a_test_set(tmp_path: Path) -> None:
@@ -180,7 +190,6 @@ def test_few_answers_are_not_mixed_and_are_turned_and_shifted_too(answers: int, 
     recipe = recipe_for(answers, pool_images, CLOTHES, colour=False)
     learnt = recipe.views.least_share, recipe.augmentation, recipe.pool_repeats, recipe.variations.real_alone
     assert learnt == ((1.0, "combination", 8, True) if few else (0.5, "mixup", 1, False))
-    assert augmentation_for(answers, pool_images, colour=False) == recipe.augmentation
 
 
 def test_what_is_written() -> None:
