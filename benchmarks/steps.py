@@ -3,14 +3,17 @@
 Forward, back and Adam on one batch, no data: channels first, channels last (ours), bfloat16 under autocast and, with
 `--compiled`, torch.compile, whose first step is told. Then three students with batches of their own: one after the
 other, side by side in one network (grouped convolutions, batched matrix products; `stacking` says where it is ours),
-and by torch.func, which cannot keep the running statistics of batch normalisation. All in turns, by this process'
-processor time, the best of each; the processor may be shared.
+and by torch.func, which cannot keep the running statistics of batch normalisation. Before that, what an optimiser's
+step takes alone: Adam's, and Muon's as torch has it, in bfloat16, and in float32. `ONEDNN_MAX_CPU_ISA=AVX2
+MKL_ENABLE_INSTRUCTIONS=AVX2` stand in for a lesser processor. All in turns, by this process' processor time, the best
+of each; the processor may be shared.
 """
 
 import copy
 import time
 from collections.abc import Callable
 from typing import Annotated
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,8 @@ import typer
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
+from distill_client.config import TrainingConfig
+from distill_client.student import optimiser
 from distill_client.student.stacking import Stack
 from shared.networks import NETWORKS, create_network
 
@@ -68,6 +73,17 @@ def single_step(name: str, images: int, *, way: str) -> Step:
         optimiser.step()
 
     return step
+
+
+def optimiser_step(name: str, way: str) -> Step:
+    """An optimiser's step of one student, whose gradients are random: "Adam", or "Muon in" a precision."""
+    network = fresh(name)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    if way == "Adam":
+        return _adam(list(network.parameters())).step
+    with patch.object(optimiser, "multiplies_bfloat16", lambda device: way == "Muon in bfloat16"):
+        return optimiser.optimiser_for(network, TrainingConfig(steps=1, optimiser="muon")).step
 
 
 def functional_step(name: str, images: int) -> Step:
@@ -148,6 +164,10 @@ def main(
             ways["compiled"]()
             print(f"{name}: the first compiled step took {time.perf_counter() - started:.0f} s", flush=True)
         _print(name, batch_size, rates(ways, batch_size, turns), "channels last")
+    for name in names:
+        ways = {way: optimiser_step(name, way) for way in ("Adam", "Muon in bfloat16", "Muon in float32")}
+        told = ", ".join(f"{way} {1000 / rate:.1f} ms" for way, rate in rates(ways, 1, turns).items())
+        print(f"{name}, an optimiser's step: {told}", flush=True)
     for name in names:
         alone = [single_step(name, batch_size, way="channels last") for _ in range(STACKED)]
         ways = {

@@ -34,6 +34,7 @@ from distill_client.run_folder import RunFolder
 from distill_client.stages import Walk, synthetic_stages, taught_stages
 from distill_client.stages.reporter import Reporter
 from distill_client.student.losses import Loss, choose_loss
+from distill_client.student.precision import describe_precision
 from distill_client.student.targets import answered_rows
 from distill_client.teachers.paid.buying import buy_stage, images_per_request, refuse_test_images
 from distill_client.teachers.paid.labelled import LabelledImages
@@ -215,7 +216,7 @@ def _train_all(
     prepared = prepare_lessons(folder.config, pool, bought, held_out, loss)
     missing = {name: lessons for name, lessons in prepared.items() if not folder.contender_path(name).exists()}
     if missing:
-        reporter.learning(describe_learning(folder.config, loss))
+        reporter.learning(describe_learning(folder.config, loss) + describe_precision(folder.config.training, device))
     for contender, lessons in missing.items():
         with folder.timed(f"train_{contender}"):
             network, metrics = train_contender(

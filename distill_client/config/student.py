@@ -36,7 +36,8 @@ class TrainingConfig(Section):
     )
 
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 computes the network under autocast; weights and optimiser stay float32"
+        "float32",
+        description="bfloat16 computes the network under autocast where the device has units for it, else float32",
     )
     compile: bool = Field(False, description="torch.compile the network: minutes at first, a faster step then")
 

@@ -3,14 +3,19 @@
 Muon (Jordan and others 2024, https://kellerjordan.github.io/posts/muon) takes the gradient's momentum of a matrix,
 brings all its singular values near to one, and subtracts that. torch has it for tensors of two dimensions; here it is
 given views of the weights: a convolution's outputs x (inputs, height and width), of a ``Stack`` each network's own.
+torch's casts to bfloat16, which few processors multiply; on the others it is kept from that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from distill_client.config import TrainingConfig
+from distill_client.student.precision import multiplies_bfloat16
 from distill_client.student.stacking import GroupedLinear, networks_in
 from shared.networks.penalty import parameter_groups
 
@@ -42,6 +47,8 @@ class MuonAndAdam:
             weight_decay=weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
+        in_bfloat16 = multiplies_bfloat16(next(network.parameters()).device)
+        self._computing: AbstractContextManager[object] = nullcontext() if in_bfloat16 else _NoBfloat16()
         # Adam's own mapping has room for what is not Adam's: it asks it for its own parameters alone.
         self.state = self._adam.state
         for weight, views in self._views.items():
@@ -67,7 +74,8 @@ class MuonAndAdam:
             gradients = [None] * len(views) if weight.grad is None else self._views_of(weight.grad, weight)
             for view, gradient in zip(views, gradients, strict=True):
                 view.grad = gradient
-        self._muon.step()  # type: ignore[no-untyped-call]
+        with self._computing:
+            self._muon.step()  # type: ignore[no-untyped-call]
         self._adam.step()
 
     def _views_of(self, tensor: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
@@ -78,6 +86,17 @@ class MuonAndAdam:
         in_order = tensor if weight.is_contiguous() else tensor.permute(0, 2, 3, 1)
         shape = (self._members, len(weight) // self._members, -1)
         return list((in_order.reshape(shape) if tensor is weight.grad else in_order.view(shape)).unbind())
+
+
+class _NoBfloat16(TorchFunctionMode):
+    """Within it, what torch would cast to bfloat16 is a copy that stays as exact as it is."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        is_cast = isinstance(made, torch.Tensor) and made.dtype == torch.bfloat16
+        return args[0].clone() if is_cast else made
 
 
 def _matrices(network: nn.Module, members: int) -> Iterator[nn.Parameter]:

@@ -23,6 +23,7 @@ from distill_client.student.kept_memory import freed_memory_is_kept
 from distill_client.student.lessons import LessonImages, Lessons
 from distill_client.student.losses import Targets
 from distill_client.student.optimiser import optimiser_for
+from distill_client.student.precision import computes_in_bfloat16
 from distill_client.student.ranks import Ranks
 from distill_client.student.stacking import networks_in
 
@@ -125,7 +126,7 @@ def _train_in_steps(
             group["lr"] = learning_rate
 
         ranks.reseed(generator.initial_seed(), state.step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(config, device)):
             logits_nk = learner(batch[part]).float()
         loss = answers[part].cross_entropy(logits_nk + shift_k) * weight
         optimiser.zero_grad()

@@ -49,6 +49,32 @@ def test_matrices_lose_a_part_of_themselves_and_move_by_one_size_in_every_direct
         assert moved[name].abs().flatten() == pytest.approx(0.01, rel=1e-3), f"{name} is moved by Adam"
 
 
+def test_bfloat16_is_muons_only_where_the_processor_has_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside its iteration in float32, from its source."""
+
+    def distance(capabilities: dict[str, bool]) -> float:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        moved = step(network(), MUON.model_copy(update={"weight_decay": 0.0}))["4.weight"]
+        torch.manual_seed(2)
+        gradients = {name: torch.randn(parameter.shape) for name, parameter in network_shapes}
+        expected = -0.01 * 0.2 * 32**0.5 * orthogonal(gradients["4.weight"])
+        return float((moved - expected).norm() / expected.norm())
+
+    network_shapes = list(network().named_parameters())
+    assert distance({"avx2": True}) < 1e-5
+    assert distance({"amx_bf16": False}) < 1e-5
+    assert distance({"amx_bf16": True}) > 1e-3
+
+
+def orthogonal(gradient: torch.Tensor) -> torch.Tensor:
+    """Of a first step, whose momentum looks ahead: 0.05 (1 + 0.95) times the gradient, and norms are divided out."""
+    x: torch.Tensor = gradient / gradient.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
 def test_a_convolution_is_one_matrix_in_whatever_order_memory_has_it() -> None:
     plain, last = step(network()), step(network().to(memory_format=torch.channels_last))
     assert plain["0.weight"].flatten() == pytest.approx(last["0.weight"].flatten(), abs=3e-4)

@@ -290,7 +290,8 @@ def test_the_penalty_shrinks_convolutions_alone() -> None:
     assert penalised["dense1.weight"] > free["dense1.weight"] / 2
 
 
-def test_bfloat16_is_the_networks_alone_and_trains_nearly_the_same_student() -> None:
+def test_bfloat16_is_the_networks_alone_and_trains_nearly_the_same_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     config = SCHEDULE.model_copy(update={"steps": 5, "warmup_steps": 1})
     exact, coarse = student(), student()
     metrics = train_student(exact, lessons(), config, torch_generator(1, "training"))
@@ -301,6 +302,16 @@ def test_bfloat16_is_the_networks_alone_and_trains_nearly_the_same_student() -> 
     losses = [[row["loss"] for row in rows] for rows in (metrics, coarse_metrics)]
     assert len(losses[0]) == 5
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_bfloat16_is_float32_where_it_would_only_be_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SCHEDULE.model_copy(update={"steps": 3, "warmup_steps": 1})
+    exact, asked = student(), student()
+    train_student(exact, lessons(), config, torch_generator(1, "training"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False})
+    config = config.model_copy(update={"precision": "bfloat16"})
+    train_student(asked, lessons(), config, torch_generator(1, "training"))
+    assert equal_weights(exact, asked)
 
 
 def test_a_compiled_network_is_what_trains(monkeypatch: pytest.MonkeyPatch) -> None:
