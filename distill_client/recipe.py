@@ -24,6 +24,8 @@ BLENDED_FRACTION = 0.5
 FEW_ANSWERS = 20_000
 FEW_PER_REAL_IMAGE = 10
 FEW_ANSWERS_POOL_REPEATS = 8
+# Of colour pictures no more than these were tried so: 2.1 for each, and from 21 on they are mixed.
+FEW_PER_REAL_IMAGE_IN_COLOUR = 3
 # Of what is written as many as there may be are learnt so, the real ones less often.
 CHARACTERS_POOL_REPEATS = 4
 
@@ -43,12 +45,17 @@ def recipe_for(answers: int, pool_images: int, classes: Sequence[str], *, colour
     """The settings for so many ``answers``, the pool's included, from a teacher of these class names."""
     flip = may_face_either_way(classes)
     if colour:
+        few = are_few(answers, pool_images, per_real_image=FEW_PER_REAL_IMAGE_IN_COLOUR)
         return Recipe(
-            views=ViewsConfig(shift_fraction=0.1, flip=flip),
+            views=ViewsConfig(least_share=1.0 if few else 0.5, shift_fraction=0.1, flip=flip),
             augmentation="combination",
-            pool_repeats=1,
+            pool_repeats=FEW_ANSWERS_POOL_REPEATS if few else 1,
             variations=AugmentationConfig(
-                rotate_degrees=0, shift_fraction=0.1, flip=flip, blended_fraction=BLENDED_FRACTION
+                rotate_degrees=0,
+                shift_fraction=0.1,
+                flip=flip,
+                real_alone=few,
+                blended_fraction=BLENDED_FRACTION,
             ),
             # Networks that look at colours have matrices large enough for units that multiply in bfloat16.
             training=_training(answers, passes=50, images_least=2_000_000, weight_decay=0.2, precision="bfloat16"),
@@ -98,9 +105,9 @@ def _views_of_characters(*, elastic_fraction: float) -> ViewsConfig:
     )
 
 
-def are_few(answers: int, pool_images: int) -> bool:
+def are_few(answers: int, pool_images: int, per_real_image: int = FEW_PER_REAL_IMAGE) -> bool:
     """Whether so many answers, the pool's included, are too few beside the real images to be spent on mixing them."""
-    return answers <= min(FEW_ANSWERS, FEW_PER_REAL_IMAGE * pool_images)
+    return answers <= min(FEW_ANSWERS, per_real_image * pool_images)
 
 
 def _training(
