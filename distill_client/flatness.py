@@ -1,7 +1,8 @@
 """Whether another round of buying still pays, and what the answers that were not bought would probably have added.
 
-After every round a student is trained on all that was bought so far, and all students there are name the classes of
-the same bought answers, which none of them was trained on. So what a round added is a difference on equal images.
+After every round a student is trained on what was bought so far, but for some of the real images and the views of
+them, and all students there are name the classes of these real images. So what a round added is a difference on equal
+images, which are as new to every student as those that the last one is for.
 
 What more answers add is read off a power law, the usual shape of a learning curve (Hestness et al., "Deep learning
 scaling is predictable, empirically", 2017): a student of n answers disagrees with its teacher on a fraction
@@ -29,9 +30,9 @@ _T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
 
 
 class Measurement(BaseModel):
-    """Taken after a round on ``held_out`` answers: one place per student, from the pool's own to the round's.
+    """Taken after a round on ``held_out`` real images: one place per student, from the pool's own to the round's.
 
-    ``bought`` answers there were when each was trained; on ``agreeing`` of the held-out ones it names the teacher's
+    ``bought`` answers there were when each was trained; on ``agreeing`` of these images it names the teacher's
     class. The round's student does so on ``gained`` that the one before had otherwise, and not on ``lost``.
     """
 
@@ -70,10 +71,10 @@ class Measurement(BaseModel):
     def sentence(self) -> str:
         """What the round added, in words."""
         if not self.held_out:
-            return f"round {self.round}: no answer is held out that could tell what it added"
+            return f"round {self.round}: no real image is held out that could tell what it added"
         return (
             f"round {self.round}, at {self.bought[-1]:,} answers, added {self.gain:.2f} points of agreement with "
-            f"the teacher (standard error {self.gain_error:.2f}, on {self.held_out:,} bought answers held out)"
+            f"the teacher (standard error {self.gain_error:.2f}, on {self.held_out:,} real images held out)"
         )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from distill_client.config import RunConfig
 from distill_client.errors import BudgetExhausted, ConfigError, RunStoreError
-from distill_client.plan import Plan, PlanCost, check_affordable, draw_held_out, draw_plan
+from distill_client.plan import Plan, PlanCost, check_affordable, draw_held_out, draw_plan, draw_watched
 from distill_client.pool import (
     Candidates,
     Pool,
@@ -97,17 +97,16 @@ class Material:
         return self.plan.cost
 
     def _check_held_out(self, config: RunConfig) -> None:
-        """Refuse to hold out every answer that standard-kd would learn from, or none that rounds are measured on."""
+        """Refuse to hold out every answer that standard-kd would learn from, or to watch no real image in rounds."""
         if config.baselines.standard_kd and draw_held_out(config, self.cost.taught)[: self.cost.pool].all():
             raise ConfigError(
                 f"evaluation.held_out_fraction is {config.evaluation.held_out_fraction}, which holds out all of "
                 f"pool.images = {self.cost.pool}; nothing is left for standard-kd to learn from"
             )
-        first = self.cost.pool + next(iter(self.cost.of_rounds().values()), 0)
-        if config.budget.policy == "until-flat" and not draw_held_out(config, first).any():
+        if config.budget.policy == "until-flat" and not draw_watched(config, self.plan.views)[: self.cost.pool].any():
             raise ConfigError(
-                f"evaluation.held_out_fraction is {config.evaluation.held_out_fraction}, which holds out none of the "
-                f"{first} answers bought by the first round's end; what a round adds could not be measured"
+                f"budget.watched_fraction is {config.budget.watched_fraction}, which is none of pool.images = "
+                f"{self.cost.pool}; what a round adds could not be measured"
             )
 
     def _check_networks(self, config: RunConfig) -> None:

@@ -155,6 +155,19 @@ def draw_held_out(config: RunConfig, bought: int) -> NDArray[np.bool_]:
     return held_out
 
 
+def draw_watched(config: RunConfig, views: ViewPlan) -> NDArray[np.bool_]:
+    """Which real images interim students are kept from, and which ``views`` show one of them: the pool, then these.
+
+    What a round added is measured on those real images. On views that were bought it would look larger than it is: a
+    student that has learnt other views of an image knows it, and new images are no views.
+    """
+    watched = np.zeros(config.pool.images, dtype=bool)
+    count = round(len(watched) * config.budget.watched_fraction)
+    watched[numpy_generator(config.seed, "watched").choice(len(watched), count, replace=False)] = True
+    shown = watched[views.first_n] | (watched[views.second_n] & (views.share_n < 1))
+    return np.concatenate([watched, shown])
+
+
 def check_affordable(cost: PlanCost, budget_images: int) -> None:
     """Raise ConfigError when the plan needs more than the budget."""
     if cost.total > budget_images:

@@ -22,4 +22,11 @@ class BudgetConfig(Section):
     least_gain: float = Field(
         0.5, ge=0, le=100, description="points of agreement with the teacher that a round must add"
     )
+    watched_fraction: float = Field(
+        0.25,
+        gt=0,
+        le=0.5,
+        description="of the real images: what a round added is measured on them, and interim students learn neither "
+        "them nor views of them",
+    )
     patience: Positive = Field(1, description="so many rounds, one after the other, must add less before it stops")

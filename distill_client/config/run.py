@@ -81,11 +81,6 @@ class RunConfig(Section):
                 f"budget.policy is 'until-flat' and synthesis.method is {method!r}; allowed with it, because its "
                 f"rounds are all alike and may end anywhere: {', '.join(METHODS_OF_EQUAL_ROUNDS)}"
             )
-        if policy == "until-flat" and self.evaluation.held_out_fraction == 0:
-            raise ValueError(
-                "budget.policy is 'until-flat' and evaluation.held_out_fraction is 0; it must be above 0, for "
-                "what a round adds is measured on bought answers that are held out"
-            )
         if policy == "until-flat" and self.budget.rounds < 2:
             raise ValueError("budget.policy is 'until-flat' and budget.rounds is 1; at least 2 are needed to stop")
         if self.buys_in_rounds and self.synthesis.images < self.budget.rounds:

@@ -75,7 +75,9 @@ def _draw_accuracies(axes: Axes, summary: dict[str, Any]) -> None:
         f"accuracy on {summary['test_images']:,} test images" if summary["test_images"] else "accuracy (no test set)"
     )
     axes.set_xlabel("% (the axis does not start at zero)")
-    axes.set_title(title + (f"; agreement with teacher {agreed:.2%}" if agreed is not None else ""), fontsize=9)
+    if agreed is not None:
+        title += f"\nagreement with the teacher {agreed:.2%}, on {summary['agreement_images']:,} of its answers"
+    axes.set_title(title, fontsize=9)
 
 
 def _draw_losses(axes: Axes, metrics: list[dict[str, Any]]) -> None:

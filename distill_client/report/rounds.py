@@ -21,12 +21,12 @@ def rounds_table(rounds: dict[str, Any]) -> Group:
 
 
 def draw_rounds(axes: Axes, rounds: dict[str, Any]) -> None:
-    """The students' agreement on what was held out at the last measurement, and the estimate for all of the plan."""
+    """The students' agreement on the real images held out, by the last measurement, and what the rest would add."""
     last = rounds["measured"][-1]
     bought = [student["bought"] for student in last["students"]]
     agreements = [student["agreement"] for student in last["students"]]
     axes.plot(bought, agreements, marker="o", color="#e6550d")
-    axes.set_title(f"agreement on {last['held_out']:,} held-out answers", fontsize=9)
+    axes.set_title(f"agreement on {last['held_out']:,} real images held out", fontsize=9)
     axes.set_xlabel("answers bought")
     axes.set_ylabel("%")
     if not (estimate := rounds["estimate"]) or not agreements:

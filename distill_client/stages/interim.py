@@ -5,6 +5,7 @@ round and so on; our own student is the one after the last. None is ever shown a
 """
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from distill_client.config import TrainingConfig
@@ -18,7 +19,7 @@ from distill_client.contenders import (
     train_contender,
 )
 from distill_client.flatness import Measurement, flat_since, keep_measurements, read_measurements
-from distill_client.plan import draw_held_out
+from distill_client.plan import draw_held_out, draw_watched
 from distill_client.stages.stage import Walk
 from distill_client.student.evaluation import predict_probabilities
 from distill_client.student.losses import choose_loss
@@ -41,7 +42,7 @@ def interim_student(walk: Walk, after_round: int) -> nn.Module:
     training = shortened(folder.config.training, folder.config.budget.interim_length)
     config, bought = folder.config.model_copy(update={"training": training}), _bought(walk, after_round)
     loss = choose_loss(folder.record.teacher.disclosure, bought.values, training.tail)
-    held_out = draw_held_out(config, len(bought.images_nhwc))
+    held_out = _unseen(walk, len(bought.images_nhwc))
     lessons = prepare_lessons(config, walk.material.pool, bought, held_out, loss)[STUDENT]
     with folder.timed(f"train_{name}"):
         network, _ = train_contender(
@@ -84,10 +85,10 @@ def is_flat_after(walk: Walk, after_round: int) -> bool:
 
 
 def _measure(walk: Walk, after_round: int) -> Measurement:
-    """Compare all students up to the round's on what is held out of what was bought up to then."""
-    bought = _bought(walk, after_round)
-    held_out = draw_held_out(walk.folder.config, len(bought.images_nhwc)) & answered_rows(bought.values)
-    images_nhwc, teacher_n = bought.images_nhwc[held_out], top_classes(bought.values[held_out])
+    """Compare all students up to the round's on the real images that they are kept from."""
+    pool = walk.folder.labels.labelled("pool")
+    watched = _unseen(walk, len(pool.images_nhwc)) & answered_rows(pool.values)
+    images_nhwc, teacher_n = pool.images_nhwc[watched], top_classes(pool.values[watched])
     students = [interim_student(walk, number) for number in range(after_round + 1)]
     agrees_sn = np.zeros((len(students), len(images_nhwc)), dtype=bool)
     if len(images_nhwc):
@@ -101,6 +102,14 @@ def _measure(walk: Walk, after_round: int) -> Measurement:
         gained=int((agrees_sn[-1] & ~agrees_sn[-2]).sum()),
         lost=int((agrees_sn[-2] & ~agrees_sn[-1]).sum()),
     )
+
+
+def _unseen(walk: Walk, bought: int) -> NDArray[np.bool_]:
+    """What of so many bought images interim students do not learn."""
+    config = walk.folder.config
+    if config.budget.policy == "until-flat":
+        return draw_watched(config, walk.material.plan.views)[:bought]
+    return draw_held_out(config, bought)
 
 
 def _bought(walk: Walk, after_round: int) -> LabelledImages:

@@ -63,7 +63,7 @@ def test_where_nothing_is_held_out_nothing_is_flat() -> None:
     assert math.isnan(blind.gain)
     assert flat_since(BudgetConfig(policy="until-flat", least_gain=100), [blind]) is None
     assert estimate_rest(blind, 100) is None
-    assert blind.sentence == "round 1: no answer is held out that could tell what it added"
+    assert blind.sentence == "round 1: no real image is held out that could tell what it added"
 
 
 def test_a_gain_is_a_paired_difference_with_its_standard_error() -> None:
@@ -128,7 +128,7 @@ def test_what_is_said_names_the_numbers_and_that_the_rest_is_an_estimate() -> No
     assert told["sentence"].startswith(
         "stopped after round 2 of 9: round 2, at 30 answers, added 1.00 points of agreement with the teacher (sta"
     )
-    assert "on 100 bought answers held out); the sign to stop is less than 3; " in told["sentence"]
+    assert "on 100 real images held out); the sign to stop is less than 3; " in told["sentence"]
     assert "the other 70 answers would probably have added about" in told["sentence"]
     assert "an estimate, by a power law through 3 students" in told["sentence"]
     whole = describe_rounds(config, measured([9, 9]), planned=100)

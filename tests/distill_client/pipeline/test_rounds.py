@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from distill_client.config import RunConfig, TrainingConfig
+from distill_client.contenders import train_contender
 from distill_client.errors import ConfigError, TeacherUnavailable
 from distill_client.flatness import Measurement, keep_measurements, read_measurements
 from distill_client.material import Material
-from distill_client.plan import draw_held_out
+from distill_client.plan import draw_watched
 from distill_client.results import load_contender
 from distill_client.run_folder import open_run
 from distill_client.stages.active_mixup import _candidates
 from distill_client.stages.interim import shortened
 from distill_client.stages.stage import Walk
 from distill_client.student.evaluation import predict_probabilities
+from distill_client.student.lessons import Lessons
 from distill_client.synthesis.active import least_confident, shares
 from distill_client.synthesis.mixup import mix_pairs
 from shared.wire.images import image_digests
@@ -87,7 +89,7 @@ def test_a_run_that_is_flat_stops_and_says_what_the_rest_would_have_added(
     assert summary["audit"]["equal"]
     assert rounds["stopped_after"] == 2
     assert [one["bought"] for one in rounds["measured"]] == [60, 80]
-    assert rounds["measured"][0]["held_out"] < rounds["measured"][1]["held_out"]
+    assert [one["held_out"] for one in rounds["measured"]] == [10, 10]
     assert [len(one["students"]) for one in rounds["measured"]] == [2, 3]
     assert (rounds["estimate"]["answers"], rounds["estimate"]["students"]) == (20, 3)
     assert 0 <= rounds["estimate"]["low"] <= rounds["estimate"]["points"] <= rounds["estimate"]["high"]
@@ -96,25 +98,56 @@ def test_a_run_that_is_flat_stops_and_says_what_the_rest_would_have_added(
     assert f"| bought in rounds | {rounds['sentence']} |" in (path / "student" / "README.md").read_text()
 
 
-def test_what_a_round_added_is_measured_on_answers_that_no_student_was_taught(
+def test_what_a_round_added_is_measured_on_real_images_that_no_interim_student_was_taught(
     stopped: tuple[Path, FakeTeacher, dict[str, Any]],
 ) -> None:
-    """From the kept students and the bought answers alone; each round holds out what the rounds before did."""
+    """From the kept students and the bought answers alone."""
     path, _, _ = stopped
     with open_run(path) as folder:
-        bought = folder.labels.labelled(*ROUNDS)
-        held_out = draw_held_out(folder.config, 80)
-        assert np.array_equal(draw_held_out(folder.config, 60), held_out[:60])
-        assert np.array_equal(draw_held_out(folder.config, 40), held_out[:40])
+        pool = folder.labels.labelled("pool")
+        watched = draw_watched(folder.config, Material(folder.config).plan.views)[:40]
         students = [load_contender(folder, f"interim-{number}", torch.device("cpu")) for number in range(3)]
         last = read_measurements(folder.measurements_path)[-1]
-    teacher_n = bought.values[held_out].argmax(axis=1)
-    agrees = [
-        predict_probabilities(net, bought.images_nhwc[held_out]).argmax(axis=1) == teacher_n for net in students
-    ]
+    teacher_n = pool.values[watched].argmax(axis=1)
+    agrees = [predict_probabilities(net, pool.images_nhwc[watched]).argmax(axis=1) == teacher_n for net in students]
     assert last.agreeing == tuple(int(each.sum()) for each in agrees)
-    assert (last.bought, last.held_out) == ((40, 60, 80), int(held_out.sum()))
+    assert (last.bought, last.held_out) == ((40, 60, 80), 10)
     assert (last.gained, last.lost) == (int((agrees[2] & ~agrees[1]).sum()), int((agrees[1] & ~agrees[2]).sum()))
+
+
+@pytest.mark.parametrize("least_share", [0.5, 1.0])
+def test_an_interim_student_learns_neither_the_images_it_is_measured_on_nor_views_of_them(
+    least_share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And our own student learns all of them: what is held out of interim students is not lost."""
+    learnt: dict[str, set[bytes]] = {}
+
+    def spy(config: RunConfig, contender: str, lessons: Lessons, **others: Any) -> Any:
+        learnt[contender] = set(image_digests(lessons.gather(np.arange(len(lessons)))))
+        return train_contender(config, contender, lessons, **others)
+
+    monkeypatch.setattr("distill_client.stages.interim.train_contender", spy)
+    monkeypatch.setattr("distill_client.pipeline.train_contender", spy)
+    config, teacher = flat_config(), FakeTeacher(budget=100)
+    views = config.synthesis.views.model_copy(update={"least_share": least_share})
+    synthesis = config.synthesis.model_copy(update={"views": views})
+    nothing = config.evaluation.model_copy(update={"held_out_fraction": 0.0, "dataset": "digits"})
+    config = config.model_copy(update={"synthesis": synthesis, "evaluation": nothing})
+    begin(tmp_path / "run", config, teacher)
+    bring_to_its_end(tmp_path / "run", teacher)
+    plan = Material(config).plan.views
+    with open_run(tmp_path / "run") as folder:
+        bought = image_digests(folder.labels.labelled(*ROUNDS).images_nhwc)
+    watched = draw_watched(config, plan)[:40]
+    shown = [
+        watched[first] or (least_share < 1 and watched[second])
+        for first, second in zip(plan.first_n, plan.second_n, strict=True)
+    ]
+    unseen = {digest for digest, is_unseen in zip(bought, [*watched, *shown], strict=False) if is_unseen}
+    assert 0.2 * 80 < len(unseen) < 0.6 * 80
+    assert learnt["interim-0"] == set(bought[:40]) - unseen
+    assert learnt["interim-2"] == set(bought) - unseen
+    assert learnt["student"] == set(bought)
 
 
 def test_a_run_that_stopped_needs_no_budget_for_what_it_decided_against(tmp_path: Path) -> None:
@@ -178,7 +211,10 @@ def test_all_rounds_together_buy_what_is_bought_at_once_otherwise(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluation": {"held_out_fraction": 0.0}}, r"held_out_fraction is 0; it must be above 0"),
+        (
+            {"budget": {"policy": "until-flat", "watched_fraction": 0}},
+            r"watched_fraction\s+Input should be greater than 0",
+        ),
         ({"synthesis": {"method": "fs-bbt"}}, r"synthesis\.method is 'fs-bbt'; allowed with it.*: mixed-views"),
         ({"synthesis": {"method": "active-mixup"}}, r"synthesis\.method is 'active-mixup'; allowed with it"),
         ({"budget": {"policy": "until-flat", "rounds": 1}}, r"budget\.rounds is 1; at least 2 are needed"),
@@ -192,13 +228,14 @@ def test_what_cannot_be_bought_until_it_is_flat_is_refused(changes: dict[str, An
         tiny_config(**(sections | changes))
 
 
-def test_rounds_of_which_nothing_is_held_out_are_refused_before_anything_is_bought() -> None:
+def test_rounds_that_no_real_image_is_watched_for_are_refused_before_anything_is_bought() -> None:
     config = tiny_config(
         synthesis={"method": "mixed-views"},
-        budget={"policy": "until-flat", "rounds": 2},
-        evaluation={"held_out_fraction": 1e-6},
+        budget={"policy": "until-flat", "rounds": 2, "watched_fraction": 0.01},
     )
-    with pytest.raises(ConfigError, match=r"held_out_fraction is 1e-06, which holds out none of the 70 answers"):
+    with pytest.raises(
+        ConfigError, match=r"watched_fraction is 0\.01, which is none of pool\.images = 40; what a round"
+    ):
         Material(config)
 
 
