@@ -22,7 +22,7 @@ BLENDED_FRACTION = 0.5
 # mixed. The real ones are learnt much more often than those, and a student turns, shifts and perhaps mirrors them
 # alone: an answer that was bought for a transformed image is for its very pixels. More are all learnt as they are.
 FEW_ANSWERS = 20_000
-FEW_PER_REAL_IMAGE = 10
+FEW_PER_REAL_IMAGE = 20
 FEW_ANSWERS_POOL_REPEATS = 8
 # Of colour pictures no more than these were tried so: 2.1 for each, and from 21 on they are mixed.
 FEW_PER_REAL_IMAGE_IN_COLOUR = 3

@@ -2,8 +2,8 @@
 
 A method is a folder's file: `configs/paper/DATASET/METHOD.toml`, whole and to be run by hand. What suits few answers
 may be in `METHOD-up-to-N.toml` beside it, which holds for up to N answers, its budget, or in
-`METHOD-up-to-N-per-image.toml`, which holds for up to N for each real image. A case changes in it what its options
-name, and nothing else.
+`METHOD-up-to-N-per-image.toml`, which holds for up to N for each real image and no more than its budget. A case
+changes in it what its options name, and nothing else.
 """
 
 import hashlib
@@ -138,7 +138,10 @@ class _File:
 
     def most(self, pool_images: int) -> int | None:
         """How many answers it holds for with such a pool."""
-        return self.bound * pool_images if self.bound is not None and self.is_per_image else self.bound
+        if self.bound is None or not self.is_per_image:
+            return self.bound
+        budget_images = int(tomllib.loads(self.path.read_text(encoding="utf-8"))["budget_images"])
+        return min(self.bound * pool_images, budget_images)
 
 
 def _files_of(dataset: str, configs: Path) -> list[_File]:
