@@ -23,8 +23,9 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 from distill_client.config import TrainingConfig
 from distill_client.student import optimiser
+from distill_client.student.networks import create_student
 from distill_client.student.stacking import Stack
-from shared.networks import NETWORKS, create_network
+from shared.networks import NETWORKS
 
 STUDENTS = ("lenet5", "lenet5-half", "alexnet", "alexnet-half", "resnet20")
 CLASSES = 10
@@ -36,9 +37,13 @@ Step = Callable[[], object]
 
 def fresh(name: str, *, channels_last: bool = True) -> nn.Module:
     """A student in training mode."""
-    (height, width), _ = NETWORKS[name]
-    network = create_network(name, height=height, width=width, channels=_channels(name), classes=CLASSES).train()
+    shape, generator = (*_size(name), _channels(name)), torch.Generator().manual_seed(1)
+    network = create_student(name, image_hwc=shape, classes=CLASSES, generator=generator).train()
     return network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _size(name: str) -> tuple[int, int]:
+    return NETWORKS[name][0] if name in NETWORKS else (32, 32)
 
 
 def _channels(name: str) -> int:
@@ -46,8 +51,7 @@ def _channels(name: str) -> int:
 
 
 def _batch(name: str, images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    (height, width), _ = NETWORKS[name]
-    images_nchw = torch.rand(images, height, width, _channels(name)).permute(0, 3, 1, 2)
+    images_nchw = torch.rand(images, *_size(name), _channels(name)).permute(0, 3, 1, 2)
     return images_nchw, torch.softmax(torch.randn(images, CLASSES), dim=1)
 
 
@@ -149,7 +153,7 @@ def main(
     batch_size: Annotated[int, typer.Option(help="images of a batch", min=2)] = 64,
     turns: Annotated[int, typer.Option(help="of each way; the best counts", min=1)] = 6,
     compiled: Annotated[bool, typer.Option("--compiled", help="torch.compile too, which takes minutes")] = False,
-    only: Annotated[str, typer.Option(help="comma-separated students")] = ",".join(STUDENTS),
+    only: Annotated[str, typer.Option(help="comma-separated students, also torchvision:NAME")] = ",".join(STUDENTS),
 ) -> None:
     """Print images per second and, in brackets, the ratio to ours."""
     torch.set_num_threads(1)
@@ -168,7 +172,7 @@ def main(
         ways = {way: optimiser_step(name, way) for way in ("Adam", "Muon in bfloat16", "Muon in float32")}
         told = ", ".join(f"{way} {1000 / rate:.1f} ms" for way, rate in rates(ways, 1, turns).items())
         print(f"{name}, an optimiser's step: {told}", flush=True)
-    for name in names:
+    for name in [name for name in names if name in NETWORKS]:
         alone = [single_step(name, batch_size, way="channels last") for _ in range(STACKED)]
         ways = {
             "one after the other": lambda alone=alone: [step() for step in alone],  # type: ignore[misc]

@@ -12,6 +12,7 @@ import torch
 from distill_client.audit import audit_folder, require_same_key, require_same_teacher, trusting
 from distill_client.contenders import (
     describe_learning,
+    fresh_network,
     prepare_lessons,
     remove_checkpoints,
     save_network,
@@ -216,7 +217,9 @@ def _train_all(
     prepared = prepare_lessons(folder.config, pool, bought, held_out, loss)
     missing = {name: lessons for name, lessons in prepared.items() if not folder.contender_path(name).exists()}
     if missing:
-        reporter.learning(describe_learning(folder.config, loss) + describe_precision(folder.config.training, device))
+        network = fresh_network(folder.config, image_hwc=bought.images_nhwc.shape[1:], classes=len(pool.class_names))
+        precision = describe_precision(folder.config.training, network, device)
+        reporter.learning(describe_learning(folder.config, loss) + precision)
     for contender, lessons in missing.items():
         with folder.timed(f"train_{contender}"):
             network, metrics = train_contender(

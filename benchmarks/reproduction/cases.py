@@ -193,5 +193,8 @@ def _vary(content: dict[str, Any], case: Case, path: Path) -> None:
     if case.pool == "random":
         pool["balanced"] = False
     if case.pool_dataset is not None:
-        pool.update(dataset=case.pool_dataset, balanced=False, labels="ignore", size=_SIZES[case.dataset])
+        size = _SIZES[case.dataset]
+        pool.update(dataset=case.pool_dataset, balanced=False, labels="ignore", size=size)
+        if _SIZES.get(case.pool_dataset) != size:  # the teachers of published data sets resize nothing
+            pool["resize"] = "crop"
         content.setdefault("baselines", {})["student_alone"] = False

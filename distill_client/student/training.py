@@ -102,7 +102,7 @@ def _train_in_steps(
     shift_k = torch.tensor(0.0 if lessons.prior_shift_k is None else lessons.prior_shift_k).to(device)
     batch_size, members = min(config.batch_size, len(lessons)), networks_in(network)
     part, weight = ranks.part(batch_size, members), ranks.weight(batch_size)
-    total = total_steps(config, len(lessons))
+    total, in_bfloat16 = total_steps(config, len(lessons)), computes_in_bfloat16(config, network, device)
     report_every = max(1, total // _REPORTS)
 
     weights = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
@@ -126,7 +126,7 @@ def _train_in_steps(
             group["lr"] = learning_rate
 
         ranks.reseed(generator.initial_seed(), state.step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(config, device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
             logits_nk = learner(batch[part]).float()
         loss = answers[part].cross_entropy(logits_nk + shift_k) * weight
         optimiser.zero_grad()

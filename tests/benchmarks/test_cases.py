@@ -68,7 +68,9 @@ def test_every_option_changes_what_it_names(root: Path) -> None:
     assert (config.seed, config.student.network, config.pool.balanced) == (7, "lenet5", False)
     other = found(root, pool_dataset="mnist").config
     assert (other.pool.dataset, other.pool.labels, other.evaluation.dataset) == ("mnist", "ignore", "fashion-mnist")
-    assert other.pool.size == "28x28x1"
+    assert (other.pool.size, other.pool.resize) == ("28x28x1", None)
+    larger = found(root, pool_dataset="tinyimagenet10").config.pool
+    assert (larger.size, larger.resize) == ("28x28x1", "crop"), "the teacher itself resizes nothing"
     assert not other.baselines.student_alone
 
 
