@@ -15,9 +15,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from distill_client.config import TrainingConfig
-from distill_client.student.precision import multiplies_bfloat16
 from distill_client.student.stacking import GroupedLinear, networks_in
 from shared.networks.penalty import parameter_groups
+from shared.networks.precision import multiplies_bfloat16
 
 
 def optimiser_for(network: nn.Module, config: TrainingConfig) -> "torch.optim.Adam | MuonAndAdam":

@@ -39,7 +39,8 @@ def train(
         Schedule | None, typer.Option(help="of the learning rate (default: the recipe's; the paper's is constant)")
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="bfloat16 computes the network under autocast, where that is faster")
+        Precision,
+        typer.Option(help="bfloat16 computes the network under autocast, faster on a GPU or with AMX"),
     ] = "float32",
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: the recipe's, 1)")] = None,
     size: Annotated[
@@ -74,7 +75,7 @@ def train(
     )
     order = replace(order, command=_command(order, out))
     with operator_mistakes(), _goes_on(), _training_progress() as progress:
-        bundle = train_and_write_bundle(order, out, progress=progress, skipped=_name_skipped)
+        bundle = train_and_write_bundle(order, out, progress=progress, skipped=_name_skipped, warn=_warn)
     _print_trained(out, bundle.manifest, as_json=as_json)
 
 
@@ -146,6 +147,10 @@ def _name_skipped(split: Split, skipped: tuple[Skipped, ...]) -> None:
     progress_out.print(f"{split}: {len(skipped)} files skipped")
     for each in skipped:
         progress_out.print(f"  {each.file}: {each.reason}", markup=False)
+
+
+def _warn(message: str) -> None:
+    progress_out.print(f"teacher: {message}", markup=False)
 
 
 @contextmanager

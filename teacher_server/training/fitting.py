@@ -44,7 +44,7 @@ def train_teacher(
     be gone on from.
     """
     seed = generator.initial_seed()
-    network = _fresh_network(network_name, train, seed).to(generator.device)
+    network = fresh_network(network_name, train, seed).to(generator.device)
     optimiser = torch.optim.Adam(parameter_groups(network, recipe.l2), lr=recipe.learning_rate, fused=True)
     state = TrainingState(network.train(), optimiser, generator)
     # Dropout draws from torch's global generator: seed it, then leave it as it was.
@@ -123,7 +123,8 @@ def measure_accuracy(network: nn.Module, test: Dataset, device: torch.device) ->
     return right / len(test.truth_n)
 
 
-def _fresh_network(name: str, train: Dataset, seed: int) -> nn.Module:
+def fresh_network(name: str, train: Dataset, seed: int) -> nn.Module:
+    """The network that is trained on such images, with the seed's weights. Raises ValueError as ``train_teacher``."""
     _, height, width, channels = train.images_nhwc.shape
     with torch.random.fork_rng():  # initial weights come from the global generator: seed it, then leave it as it was
         torch.manual_seed(seed)

@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from shared.datasets import Skipped, Split
+from shared.networks.precision import why_not_bfloat16
 from teacher_server.teachers.bundle import Bundle, choose_device, require_writable, serialise_weights, write_bundle
 from teacher_server.teachers.manifest import BundleManifest, MeasuredTable, NetworkTable, TrainingTable
 from teacher_server.training.checkpoint import Checkpoint
-from teacher_server.training.fitting import Progress, measure_accuracy, train_teacher
+from teacher_server.training.fitting import Progress, fresh_network, measure_accuracy, train_teacher
 from teacher_server.training.order import TrainingOrder, dataset_fingerprint, input_of, load_splits, require_fields
 from teacher_server.training.recipes import Recipe
 
@@ -26,13 +28,15 @@ def train_and_write_bundle(
     *,
     progress: Progress | None = None,
     skipped: Callable[[Split, tuple[Skipped, ...]], None] | None = None,
+    warn: Callable[[str], None] | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Train as ordered, measure once on the test split, and write the bundle; nothing is written before the end.
 
-    ``skipped`` hears of a folder's files that could not be read. Until the end a checkpoint lies beside ``folder``,
-    from which the same order goes on. Raises ValueError for an order that cannot be carried out, DatasetUnavailable,
-    and BundleError when ``folder`` exists (before any training) and ``overwrite`` is false.
+    ``skipped`` hears of a folder's files that could not be read, ``warn`` what takes longer than it need. Until the
+    end a checkpoint lies beside ``folder``, from which the same order goes on. Raises ValueError for an order that
+    cannot be carried out, DatasetUnavailable, and BundleError when ``folder`` exists (before any training) and
+    ``overwrite`` is false.
     """
     recipe, device = order.recipe(), choose_device(order.device)
     require_fields(order)
@@ -43,6 +47,8 @@ def train_and_write_bundle(
             skipped(dataset.split, dataset.skipped)
     checkpoint = Checkpoint.beside(folder, repr(recipe), order.network, str(order.seed), dataset_fingerprint(train))
     _require_room(folder.parent)
+    if warn and recipe.precision == "bfloat16":
+        _warn_of_bfloat16(fresh_network(order.network, train, order.seed), device, warn)
     generator = torch.Generator(device).manual_seed(order.seed)
     network, seconds = train_teacher(
         train, order.network, recipe, generator, progress=progress, checkpoint=checkpoint
@@ -65,6 +71,12 @@ def train_and_write_bundle(
     bundle = write_bundle(folder, manifest, weights, overwrite=overwrite)
     checkpoint.remove()
     return bundle
+
+
+def _warn_of_bfloat16(network: nn.Module, device: torch.device, warn: Callable[[str], None]) -> None:
+    """It is ordered, and so it is done: a bundle is made again by its own recipe."""
+    if why_not := why_not_bfloat16(network, device):
+        warn(f"precision bfloat16 takes longer here than float32, the default: {why_not}")
 
 
 def _require_room(folder: Path) -> None:

@@ -205,8 +205,18 @@ def test_the_penalty_is_on_convolutions_alone_and_shrinks_them() -> None:
     assert penalised["dense1.weight"] > free["dense1.weight"] / 2
 
 
-def test_bfloat16_learns_too_and_its_bundle_says_so(tmp_path: Path) -> None:
-    bundle = train_and_write_bundle(TrainingOrder("digits", "lenet5", epochs=5, precision="bfloat16"), tmp_path / "b")
+@pytest.mark.parametrize("capable", [True, False])
+def test_bfloat16_learns_too_and_its_bundle_says_so_and_who_waits_for_it_is_told(
+    capable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": capable})
+    told: list[str] = []
+    order = TrainingOrder("digits", "lenet5", epochs=5, precision="bfloat16")
+    bundle = train_and_write_bundle(order, tmp_path / "b", warn=told.append)
+    slow = (
+        "precision bfloat16 takes longer here than float32, the default: this cpu has no units that multiply bfloat16"
+    )
+    assert told == ([] if capable else [slow])
     assert bundle.manifest.measured is not None
     assert bundle.manifest.measured.test_accuracy > 0.85
     assert bundle.manifest.training is not None
