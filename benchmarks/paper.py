@@ -36,6 +36,7 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter per flag
     pool: Annotated[Literal["balanced", "random"], typer.Option(help="how the real images are drawn")] = "balanced",
     pool_dataset: Annotated[str | None, typer.Option(help="real images of another data set")] = None,
     disclosure: Annotated[str, typer.Option(help="what the key may see of an answer")] = "probabilities",
+    teacher: Annotated[str | None, typer.Option(help="another bundle than the method's file has")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="run what benchmarks/paper-plan.toml has, in order")] = False,
     listed: Annotated[bool, typer.Option("--list", help="of that plan, say what there is; run nothing")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
@@ -58,7 +59,7 @@ def main(  # noqa: PLR0913, PLR0917 - one parameter per flag
             raise CaseError("give --dataset and --method, or --plan, or --list")
         else:
             cases = [
-                Case(dataset, method, seed, student, answers, pool_images, pool, pool_dataset, disclosure)
+                Case(dataset, method, seed, student, answers, pool_images, pool, pool_dataset, disclosure, teacher)
                 for seed in _numbers(seeds)
             ]
         found = partial(resolve, configs=configs, bundles=bundles)

@@ -51,6 +51,7 @@ class Case:
     pool: Draw = "balanced"
     pool_dataset: str | None = None
     disclosure: str = "probabilities"
+    teacher: str | None = None
 
     def command(self, seeds: str = "") -> str:
         """What repeats it, or the same under several ``seeds``, such as "1,2,3", the command's default."""
@@ -64,6 +65,7 @@ class Case:
             "pool": None if self.pool == "balanced" else self.pool,
             "pool-dataset": self.pool_dataset,
             "disclosure": None if self.disclosure == "probabilities" else self.disclosure,
+            "teacher": self.teacher,
         }
         given = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
         return " ".join([".venv/bin/python benchmarks/paper.py", *given])
@@ -189,6 +191,7 @@ def _vary(content: dict[str, Any], case: Case, path: Path) -> None:
         raise CaseError(f"--answers is {answers:,}; what {case.method} buys {allowed}")
     synthesis["images"] = answers - real
     content["budget_images"], content["seed"] = answers, case.seed
+    content["teacher"]["name"] = case.teacher or content["teacher"]["name"]
     content["student"]["network"] = case.student or content["student"]["network"]
     if case.pool == "random":
         pool["balanced"] = False

@@ -25,7 +25,8 @@ def measured_curves(sections: Sequence[Section]) -> str:
     for section in sections:
         for outcome in section.outcomes:
             case, config = outcome.experiment.case, outcome.experiment.config
-            is_usual = case.pool == "balanced" and case.pool_dataset is None and not config.synthesis.has_second_pool
+            is_usual = case.pool == "balanced" and case.pool_dataset is None and case.teacher is None
+            is_usual = is_usual and not config.synthesis.has_second_pool
             is_ours_or_buys = config.synthesis.images or config.student.augmentation != "none"
             if section.group.section == "case" or not is_usual or not is_ours_or_buys or not outcome.rows:
                 continue

@@ -34,6 +34,7 @@ class Group(BaseModel):
     pool: Draw = "balanced"
     pool_dataset: str | None = None
     disclosures: tuple[str, ...] = ("probabilities",)
+    teacher: str | None = None
     seeds: tuple[int, ...] = (1, 2, 3)
 
     def cases(self) -> list[Case]:
@@ -50,6 +51,7 @@ class Group(BaseModel):
                 pool=self.pool,
                 pool_dataset=self.pool_dataset,
                 disclosure=disclosure,
+                teacher=self.teacher,
             )
             for seed, student, answers, disclosure, method in combined
         ]

@@ -38,6 +38,7 @@ STUDENTS = {
     "alexnet-half": "AlexNet-half",
     "alexnet": "AlexNet",
     "resnet20": "ResNet-20",
+    "torchvision:mobilenet_v3_small": "MobileNetV3-small",
 }
 
 TARGETS = {

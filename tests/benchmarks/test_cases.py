@@ -64,8 +64,9 @@ def test_a_second_pool_counts(root: Path) -> None:
 
 
 def test_every_option_changes_what_it_names(root: Path) -> None:
-    config = found(root, seed=7, student="lenet5", pool="random").config
+    config = found(root, seed=7, student="lenet5", pool="random", teacher="mnist-lenet5").config
     assert (config.seed, config.student.network, config.pool.balanced) == (7, "lenet5", False)
+    assert config.teacher.name == "mnist-lenet5"
     other = found(root, pool_dataset="mnist").config
     assert (other.pool.dataset, other.pool.labels, other.evaluation.dataset) == ("mnist", "ignore", "fashion-mnist")
     assert (other.pool.size, other.pool.resize) == ("28x28x1", None)
@@ -110,15 +111,18 @@ def test_a_folder_is_of_one_experiment(root: Path) -> None:
         {"pool_images": 250},
         {"disclosure": "label"},
         {"method": "fs-bbt"},
+        {"teacher": "mnist-lenet5"},
     ]
     assert len({found(root, **each).folder_name for each in options}) == len(options)
 
 
 def test_the_command_names_what_differs() -> None:
-    case = Case("mnist", "ours", 2, student="lenet5", answers=2_600, disclosure="probabilities;decimals=2")
+    case = Case(
+        "mnist", "ours", 2, student="lenet5", answers=2_600, disclosure="probabilities;decimals=2", teacher="other"
+    )
     assert case.command() == (
         ".venv/bin/python benchmarks/paper.py --dataset mnist --method ours --seeds 2 --student lenet5 "
-        "--answers 2600 --disclosure 'probabilities;decimals=2'"
+        "--answers 2600 --disclosure 'probabilities;decimals=2' --teacher other"
     )
     assert "--seeds" not in case.command("1,2,3")
 
