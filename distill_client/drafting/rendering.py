@@ -1,12 +1,13 @@
 """An experiment's file as text: every key with what it is for, and the settings that ``recipe`` has for it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import tomli_w
 
 from distill_client.config import RunConfig, TrainingConfig
-from distill_client.recipe import Recipe, recipe_for
+from distill_client.recipe import Recipe, are_characters, recipe_for
 from distill_client.teachers.protocol import Capabilities
 from shared.datasets import FOLDER_PREFIX
 
@@ -37,12 +38,23 @@ def render(experiment: RunConfig, out: Path, card: Capabilities, target: str, us
         "[pool]",
         *_pool_lines(experiment, out, usable),
         "",
+        *_character_lines(card.classes),
         *_method_lines(experiment, recipe),
         "",
         "[evaluation]",
         *_evaluation_lines(experiment, out),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _character_lines(classes: Sequence[str]) -> list[str]:
+    """What is taken for granted where names may be nothing but numbers."""
+    if not are_characters(classes):
+        return []
+    return [
+        "# Classes of one character are taken for digits and letters: never mirrored, and bent if grey. If they are mere",
+        "# numbers of things, set flip as these allow it, and elastic_fraction to 0.",
+    ]
 
 
 def _method_lines(experiment: RunConfig, recipe: Recipe) -> list[str]:

@@ -50,6 +50,7 @@ def test_a_data_set_of_the_teachers_classes(served: Served, tmp_path: Path) -> N
     assert config.student.augmentation == config.baselines.standard_kd_augmentation == "combination"
     assert (config.evaluation.dataset, config.baselines.student_alone) == ("digits", False)
     assert "# It answers with probabilities, in 10 classes: 0, 1, 2" in text
+    assert "# Classes of one character are taken for digits and letters: never mirrored" in text
     assert kinds_of_events(served, secret) == ["create"], "nothing was bought"
     for teacher in ((), ("--teacher", served.url)):
         plan = one_object(distill("plan", out, "--json", *teacher, key=secret))
@@ -101,6 +102,7 @@ def test_a_teacher_that_a_file_describes_and_a_test_set(tmp_path: Path) -> None:
     assert config.teacher.name == "theirs"
     assert config.pool.dataset == config.evaluation.dataset == f"folder:{tmp_path / 'tree'}"
     assert 'dataset = "folder:tree"' in out.read_text()
+    assert "of one character" not in out.read_text()
     assert (config.pool.images, config.pool.size, config.synthesis.views.flip) == (12, "32x32x3", False)
     assert config.student.network == "alexnet-half"
     assert one_object(distill("plan", out, "--json"))["total"] == 20
