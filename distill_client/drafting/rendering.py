@@ -52,8 +52,8 @@ def _character_lines(classes: Sequence[str]) -> list[str]:
     if not are_characters(classes):
         return []
     return [
-        "# Classes of one character are taken for digits and letters: never mirrored, and bent if grey. If they are mere",
-        "# numbers of things, set flip as these allow it, and elastic_fraction to 0.",
+        "# Classes of one character are taken for digits and letters: never mirrored, and bent if grey. If they are",
+        "# mere numbers of things, set flip as these allow it, and elastic_fraction to 0.",
     ]
 
 
