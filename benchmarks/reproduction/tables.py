@@ -91,6 +91,8 @@ def case_table(sections: Sequence[Section]) -> str:
         for outcome in section.outcomes if section.group.section == "case" else ():
             case = outcome.experiment.case
             about = section.group.about + ("" if case.disclosure == "probabilities" else f": `{case.disclosure}`")
+            if case.teacher is not None:
+                about += "".join(f" ({accuracy:.2f} %)" for accuracy in _teachers([outcome]))
             dataset, student = DATASETS[case.dataset], STUDENTS.get(outcome.student, outcome.student)
             figures = (_said(outcome.accuracy), _said(outcome.agreement), _seconds(outcome))
             where = (f"{dataset}: {about}", METHODS[case.method], student, f"{outcome.answers:,}")
