@@ -221,7 +221,8 @@ def _seconds(outcome: Outcome) -> str:
 def _distance(figure: Figure, goal: float) -> str:
     """Whether a mean is at a goal, in percent; with fewer seeds than usual that is said of them alone."""
     if figure.mean < goal:
-        return f"{goal - figure.mean:.2f} short"
+        short = goal - figure.mean
+        return f"{short:.2f} short" if short >= 0.01 else f"{short:.1g} short"
     return "reached" if figure.runs >= USUAL_SEEDS else f"reached by {counted(figure.runs, 'seed')} so far"
 
 

@@ -116,6 +116,15 @@ def test_a_goal_is_reached_by_three_seeds(root: Path, seeds: tuple[int, ...], to
     assert f"| goal | 50,000 | 88.0 %: {told} |" in main_tables(of_ours)
 
 
+def test_a_goal_that_is_missed_by_a_hair_is_missed(root: Path) -> None:
+    of_ours = recorded(
+        root, [row(found(root, seed=seed), accuracy=each) for seed, each in enumerate((0.88, 0.8799), 1)]
+    )
+    assert "| goal | 50,000 | 88.0 %: 0.005 short |" in main_tables(of_ours)
+    nearer = recorded(root, [row(found(root, seed=3), accuracy=0.88)])
+    assert "| goal | 50,000 | 88.0 %: 0.003 short |" in main_tables(nearer)
+
+
 def test_rows_of_what_is_not_committed_and_means_over_versions_of_torch_are_named(root: Path) -> None:
     newer = Versions(python="3", torch="2.15.0", numpy="2", commit="c", dirty=False)
     older, dirty = newer.model_copy(update={"torch": "2.11.0"}), newer.model_copy(update={"dirty": True})
