@@ -4,12 +4,13 @@ import torch
 from torch import nn
 
 from distill_client.config import TrainingConfig
+from distill_client.student.stacking import networks_in
 from shared.networks.precision import why_not_bfloat16
 
 
 def computes_in_bfloat16(config: TrainingConfig, network: nn.Module, device: torch.device) -> bool:
     """Whether the network is computed so: where it is asked for and makes the network faster on the device."""
-    return config.precision == "bfloat16" and not why_not_bfloat16(network, device)
+    return config.precision == "bfloat16" and not why_not_bfloat16(network, device, members=networks_in(network))
 
 
 def describe_precision(config: TrainingConfig, network: nn.Module, device: torch.device) -> str:

@@ -15,12 +15,17 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
-def why_not_bfloat16(network: nn.Module, device: torch.device) -> str:
-    """What makes it slower than float32 for the network there, as a clause; empty where it is faster."""
+def why_not_bfloat16(network: nn.Module, device: torch.device, *, members: int = 1) -> str:
+    """What makes it slower than float32 for the network there, as a clause; empty where it is faster.
+
+    ``members`` networks may be in it side by side, each with groups of its own.
+    """
     if not multiplies_bfloat16(device):
         return f"this {device.type} has no units that multiply bfloat16"
-    # Each filter sees one channel, which is no product of matrices. oneDNN's gradient of it in bfloat16 is so slow
-    # that a step of MobileNetV3-small takes three times as long; with float32 there alone, it gains nothing either.
-    if device.type == "cpu" and any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in network.modules()):
-        return "bfloat16 is slower on a cpu where convolutions are in groups"
+    # A depthwise filter sees one channel, which is no product of matrices. oneDNN's gradient of it in bfloat16 takes up
+    # to 28 times as long, a step of MobileNetV3-small three times; with float32 there alone, it gains nothing either.
+    # Groups of several channels gain as whole convolutions do.
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    if device.type == "cpu" and any(layer.groups == layer.in_channels > members for layer in convolutions):
+        return "bfloat16 is slower on a cpu where convolutions are depthwise"
     return ""

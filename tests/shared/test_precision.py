@@ -32,9 +32,10 @@ def test_a_gpu_is_asked_for_what_it_does_itself(capable: bool, monkeypatch: pyte
     assert multiplies_bfloat16(CUDA) == capable
 
 
-def test_convolutions_in_groups_are_slower_on_a_processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depthwise_convolutions_are_slower_on_a_processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(8, 10))
-    assert why_not_bfloat16(depthwise, CPU) == "bfloat16 is slower on a cpu where convolutions are in groups"
+    depthwise, grouped = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=4)
+    assert why_not_bfloat16(depthwise, CPU) == "bfloat16 is slower on a cpu where convolutions are depthwise"
     assert why_not_bfloat16(depthwise, CUDA) == ""
+    assert why_not_bfloat16(grouped, CPU) == "", "groups of two channels are products of matrices"

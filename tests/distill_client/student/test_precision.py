@@ -6,6 +6,8 @@ from torch import nn
 
 from distill_client.config import TrainingConfig
 from distill_client.student.precision import computes_in_bfloat16, describe_precision
+from distill_client.student.stacking import Stack
+from shared.networks import create_network
 
 CPU = torch.device("cpu")
 NETWORK = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 10))
@@ -23,7 +25,7 @@ DEPTHWISE = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(
             "bfloat16",
             True,
             DEPTHWISE,
-            "; computed in float32, for bfloat16 is slower on a cpu where convolutions are in groups",
+            "; computed in float32, for bfloat16 is slower on a cpu where convolutions are depthwise",
         ),
     ],
 )
@@ -34,3 +36,12 @@ def test_it_is_bfloat16_where_asked_for_and_faster(
     config = TrainingConfig.model_validate({"steps": 1, "precision": asked})
     assert computes_in_bfloat16(config, network, CPU) == (told == "; computed in bfloat16")
     assert describe_precision(config, network, CPU) == told
+
+
+def test_grey_networks_side_by_side_are_no_depthwise_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three that look at one channel each are three groups of one channel."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    lenets = [create_network("lenet5", height=28, width=28, channels=1, classes=10) for _ in range(3)]
+    config = TrainingConfig(steps=1, precision="bfloat16")
+    assert computes_in_bfloat16(config, Stack(lenets), CPU)
+    assert computes_in_bfloat16(config, lenets[0], CPU)
