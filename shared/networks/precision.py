@@ -22,9 +22,9 @@ def why_not_bfloat16(network: nn.Module, device: torch.device, *, members: int =
     """
     if not multiplies_bfloat16(device):
         return f"this {device.type} has no units that multiply bfloat16"
-    # A depthwise filter sees one channel, which is no product of matrices. oneDNN's gradient of it in bfloat16 takes up
-    # to 28 times as long, a step of MobileNetV3-small three times; with float32 there alone, it gains nothing either.
-    # Groups of several channels gain as whole convolutions do.
+    # A depthwise filter sees one channel, which is no product of matrices. oneDNN's gradient of it in bfloat16 takes
+    # up to 28 times as long, a step of MobileNetV3-small three times; float32 there alone makes it no faster than
+    # float32 throughout. Groups of several channels gain as whole convolutions do.
     convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     if device.type == "cpu" and any(layer.groups == layer.in_channels > members for layer in convolutions):
         return "bfloat16 is slower on a cpu where convolutions are depthwise"
