@@ -106,6 +106,7 @@ def methods_of(dataset: str, configs: Path = CONFIGS) -> list[str]:
 def resolve(case: Case, *, configs: Path = CONFIGS, bundles: Path = BUNDLES) -> Experiment:
     """The experiment of a case. Raises CaseError."""
     path = _file_for(case, configs)
+    _require_among_teachers(case, bundles)
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     _vary(content, case, path)
     try:
@@ -116,6 +117,16 @@ def resolve(case: Case, *, configs: Path = CONFIGS, bundles: Path = BUNDLES) -> 
     manifest = bundle / "teacher.toml"
     weights = tomllib.loads(manifest.read_text())["weights"]["sha256"] if manifest.exists() else None
     return Experiment(case, config, path, bundle, weights)
+
+
+def _require_among_teachers(case: Case, bundles: Path) -> None:
+    """Raise CaseError for another teacher than the data set has; the file's own may still be to be made."""
+    there = sorted(manifest.parent.name for manifest in bundles.glob(f"{case.dataset}-*/teacher.toml"))
+    if case.teacher not in (None, *there):
+        allowed = ", ".join(there) or "none yet"
+        raise CaseError(
+            f"--teacher is {case.teacher!r}; allowed for {case.dataset}, of those in {bundles}, are {allowed}"
+        )
 
 
 def require_teacher(experiment: Experiment) -> None:

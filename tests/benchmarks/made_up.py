@@ -51,13 +51,14 @@ METHODS = {
 
 
 def folders(root: Path) -> dict[str, Path]:
-    """``configs`` and ``bundles`` for ``resolve``, with the methods above and a teacher's manifest."""
+    """``configs`` and ``bundles`` for ``resolve``, with the methods above and teachers' manifests."""
     configs, bundles = root / "configs", root / "bundles"
     (configs / "fashion-mnist").mkdir(parents=True)
     for method, content in METHODS.items():
         (configs / "fashion-mnist" / f"{method}.toml").write_text(content)
-    (bundles / "fashion-mnist-lenet5").mkdir(parents=True)
-    (bundles / "fashion-mnist-lenet5" / "teacher.toml").write_text('[weights]\nsha256 = "0f"\n')
+    for name, sha256 in (("fashion-mnist-lenet5", "0f"), ("fashion-mnist-other", "1e"), ("mnist-lenet5", "2d")):
+        (bundles / name).mkdir(parents=True)
+        (bundles / name / "teacher.toml").write_text(f'[weights]\nsha256 = "{sha256}"\n')
     return {"configs": configs, "bundles": bundles}
 
 

@@ -64,9 +64,9 @@ def test_a_second_pool_counts(root: Path) -> None:
 
 
 def test_every_option_changes_what_it_names(root: Path) -> None:
-    config = found(root, seed=7, student="lenet5", pool="random", teacher="mnist-lenet5").config
+    config = found(root, seed=7, student="lenet5", pool="random", teacher="fashion-mnist-other").config
     assert (config.seed, config.student.network, config.pool.balanced) == (7, "lenet5", False)
-    assert config.teacher.name == "mnist-lenet5"
+    assert config.teacher.name == "fashion-mnist-other"
     other = found(root, pool_dataset="mnist").config
     assert (other.pool.dataset, other.pool.labels, other.evaluation.dataset) == ("mnist", "ignore", "fashion-mnist")
     assert (other.pool.size, other.pool.resize) == ("28x28x1", None)
@@ -87,6 +87,8 @@ def test_every_option_changes_what_it_names(root: Path) -> None:
         ({"answers": 1_999}, "--answers is 1,999; what ours buys begins at 2,000"),
         ({"method": "standard-kd", "answers": 5_000}, "--answers is 5,000; what standard-kd buys is 2,000, its pool"),
         ({"pool_images": -1}, "pool.images"),
+        ({"teacher": "mnist-lenet5"}, "--teacher is 'mnist-lenet5'; allowed for fashion-mnist"),
+        ({"teacher": "../x"}, "are fashion-mnist-lenet5, fashion-mnist-other"),
     ],
 )
 def test_what_cannot_be_is_refused(root: Path, options: dict[str, object], message: str) -> None:
@@ -111,7 +113,7 @@ def test_a_folder_is_of_one_experiment(root: Path) -> None:
         {"pool_images": 250},
         {"disclosure": "label"},
         {"method": "fs-bbt"},
-        {"teacher": "mnist-lenet5"},
+        {"teacher": "fashion-mnist-other"},
     ]
     assert len({found(root, **each).folder_name for each in options}) == len(options)
 
